@@ -1,0 +1,50 @@
+# Targets with a comment after ## are listed by `make`.
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint verify benchmark lock clean
+
+PYTHON ?= python3
+# dvc calls `python` and its queue calls `dvc`, both by name.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# The environment holds these packages and no others, wherever the user keeps more.
+unexport PYTHONPATH PYTHONHOME
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/runtime ## Create .venv and install requirements.txt
+
+repro: .venv/runtime ## Run the pipeline: what is up to date is not run again
+	@dvc repro
+
+test: .venv/dev ## Pass the tests
+	@python -m pytest -n 2
+
+lint: .venv/dev ## Check format, style and types
+	@ruff format --check .
+	@ruff check .
+	@mypy
+
+verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit
+	@.ci/verify
+
+benchmark: .venv/dev ## Time what the README and FACTS quote, side by side
+	@python -m benchmarks
+
+lock: ## Resolve pyproject.toml's ranges into requirements.txt and requirements-dev.txt
+	@.ci/lock $(PYTHON)
+
+clean: ## Remove .venv and the tools' caches; data, models, reports and DVC's cache stay
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
+	@find ddpm stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/runtime: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	  "Python is %d.%d but 3.11 or newer is needed: make PYTHON=python3.12" % sys.version_info[:2])'
+	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+.venv/dev: .venv/runtime requirements-dev.txt
+	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@

@@ -1,0 +1,214 @@
+"""Pictures and animations: the only module that imports matplotlib.
+
+Points are arrays of shape (n, 2). The bytes of a picture depend on nothing but its data: no user's
+matplotlibrc, no date, no version in the file.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ddpm.files import replacing
+
+Points = Float[np.ndarray, "n 2"]
+Frames = Float[np.ndarray, "k n 2"]
+Values = Sequence[float]
+
+TRUTH, MODEL, NOISE = "#1b6ca8", "#d1495b", "#6c757d"
+_MILLISECONDS_PER_FRAME, _MILLISECONDS_AT_END = 60, 2000
+
+mpl.rcdefaults()
+mpl.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.dpi": 130,
+        "figure.constrained_layout.h_pad": 0.08,
+        "figure.constrained_layout.w_pad": 0.08,
+        "legend.frameon": False,
+    }
+)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG with a palette, which takes a third of the bytes."""
+    image = _render(figure)
+    with replacing(path) as temporary:
+        image.save(temporary, optimize=True)
+
+
+def animate(figure: Figure, show: Callable[[int], None], frames: int, path: Path) -> None:
+    """Write an endless GIF.
+
+    Args:
+        figure: Is drawn once for each frame.
+        show: Puts frame k, 0 ... frames - 1, into the figure.
+        frames: How many.
+        path: Where to.
+    """
+    images = []
+    for k in range(frames):
+        show(k)
+        images.append(_render(figure))
+    durations = [_MILLISECONDS_PER_FRAME] * (frames - 1) + [_MILLISECONDS_AT_END]
+    with replacing(path) as temporary:
+        images[0].save(
+            temporary, save_all=True, append_images=images[1:], duration=durations, loop=0
+        )
+
+
+def forward_process(
+    stepwise: Sequence[Points], closed: Sequence[Points], labels: Sequence[str]
+) -> Figure:
+    """Moments from data to noise: step by step above, in closed form below."""
+    figure = Figure(figsize=(1.9 * len(labels), 4.2), layout="constrained")
+    rows = figure.subplots(2, len(labels), sharex=True, sharey=True)
+    sides = ("step by step", "in one step")
+    for axes_row, moments, side in zip(rows, (stepwise, closed), sides, strict=True):
+        for axes, points in zip(axes_row, moments, strict=True):
+            _cloud(axes, points, TRUTH, limit=3.5)
+        axes_row[0].set_ylabel(side)
+    for axes, label in zip(rows[0], labels, strict=True):
+        axes.set_title(label)
+    return figure
+
+
+def forward_animation(frames: Frames, labels: Sequence[str], path: Path) -> None:
+    """The data dissolving into noise."""
+    figure = Figure(figsize=(3.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    dots = _cloud(axes, frames[0], TRUTH, limit=3.5)
+
+    def show(k: int) -> None:
+        dots.set_data(*frames[k].T)
+        axes.set_title(labels[k], family="monospace")
+
+    animate(figure, show, len(frames), path)
+
+
+def schedule_coefficients(table: Mapping[str, Values], name: str) -> Figure:
+    """All coefficients of a schedule over t; `table` has the columns of reports/schedule.csv."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    contents = (
+        ("what is left of the data, and the noise", ("alpha_bar", "sqrt_alpha_bar", "sigma")),
+        ("variance of a step and of the posterior", ("beta", "posterior_variance")),
+        ("mean of the posterior, coefficients of", ("posterior_x0", "posterior_x_t")),
+        ("log signal-to-noise ratio", ("log_snr",)),
+    )
+    for axes, (title, columns) in zip(panels.flat, contents, strict=True):
+        for column in columns:
+            axes.plot(table["t"], table[column], label=column)
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+        if len(columns) > 1:
+            axes.legend()
+    panels[0, 1].set_yscale("log")
+    for axes in panels[1]:
+        axes.set_xlabel("t")
+    figure.suptitle(f"schedule: {name}", fontsize=9)
+    return figure
+
+
+def prior_histogram(x_T: Points, prior_gap: float) -> Figure:
+    """Coordinates of x_T over the density of N(0, 1) that sampling starts from."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    grid = np.linspace(-4, 4, 201)
+    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+    for k, axes in enumerate(figure.subplots(1, 2, sharey=True)):
+        axes.hist(
+            x_T[:, k], bins=80, range=(-4, 4), density=True, color=TRUTH, alpha=0.6, label="$x_T$"
+        )
+        axes.plot(grid, density, color="black", linewidth=1.2, label="N(0, 1)")
+        axes.set_xlabel(f"coordinate {k + 1}, model units")
+        axes.legend()
+    figure.suptitle(
+        rf"prior gap: mean of KL($q(x_T | x_0)$ || N(0, I)) = {prior_gap:.3g} nats", fontsize=9
+    )
+    return figure
+
+
+def samples_beside_truth(truth: Points, samples: Points, caption: str) -> Figure:
+    """True points and samples, side by side."""
+    figure = Figure(figsize=(8, 4.3), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    limit = 1.25
+    for axes, points, color, title in zip(
+        panels, (truth, samples), (TRUTH, MODEL), ("truth", "samples of the model"), strict=True
+    ):
+        _cloud(axes, points, color, limit=limit, size=1.2)
+        outside = int((np.abs(points) > limit).any(axis=1).sum())
+        axes.set_title(f"{title}: {len(points):,} points" + f", {outside} outside" * (outside > 0))
+    figure.supxlabel(caption, fontsize=9)
+    return figure
+
+
+def training_curve(curve: Mapping[str, Values]) -> Figure:
+    """Loss, learning rate and gradient norm; `curve` has the columns of reports/training.csv."""
+    figure = Figure(figsize=(9.5, 2.9), layout="constrained")
+    loss, rate, norm = figure.subplots(1, 3, width_ratios=(2, 1, 1))
+    loss.plot(curve["step"], curve["loss"], color=NOISE, linewidth=1, label="training points")
+    loss.plot(curve["step"], curve["val_loss"], color=MODEL, label="test points, averaged weights")
+    loss.set_title("loss: mean squared error of the prediction")
+    loss.legend()
+    rate.plot(curve["step"], curve["lr"], color=TRUTH)
+    rate.set_title("learning rate")
+    norm.plot(curve["step"], curve["grad_norm"], color=NOISE, linewidth=1)
+    norm.set_title("gradient norm")
+    for axes in (loss, rate, norm):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    for axes in (rate, norm):
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+def reverse_process(x: Frames, x0_hat: Frames, labels: Sequence[str]) -> Figure:
+    """Moments from noise to data: x_t above, the prediction of x_0 below."""
+    figure = Figure(figsize=(1.6 * len(labels), 3.8), layout="constrained")
+    rows = figure.subplots(2, len(labels), sharex=True, sharey=True)
+    sides = ((x, NOISE, "$x_t$"), (x0_hat, MODEL, r"$\hat{x}_0$"))
+    for axes_row, (frames, color, side) in zip(rows, sides, strict=True):
+        for axes, points in zip(axes_row, frames, strict=True):
+            _cloud(axes, points, color, limit=1.9)
+        axes_row[0].set_ylabel(side)
+    for axes, label in zip(rows[0], labels, strict=True):
+        axes.set_title(label)
+    return figure
+
+
+def reverse_animation(x: Frames, x0_hat: Frames, labels: Sequence[str], path: Path) -> None:
+    """Noise becoming data, x_t beside the prediction of x_0."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    clouds = [_cloud(left, x[0], NOISE, limit=1.9), _cloud(right, x0_hat[0], MODEL, limit=1.9)]
+    right.set_title(r"prediction of $x_0$")
+
+    def show(k: int) -> None:
+        for dots, frames in zip(clouds, (x, x0_hat), strict=True):
+            dots.set_data(*frames[k].T)
+        left.set_title(rf"$x_t$ at {labels[k]}", family="monospace")
+
+    animate(figure, show, len(x), path)
+
+
+def _cloud(axes: Axes, points: Points, color: str, *, limit: float, size: float = 1.5):  # noqa: ANN202
+    """Points in the square [-limit, limit]^2, equal aspect."""
+    (dots,) = axes.plot(*points.T, ".", color=color, markersize=size, markeredgewidth=0)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    return dots
+
+
+def _render(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(64)

@@ -1,0 +1,158 @@
+"""Reading and writing of what the stages exchange: nothing half-written, nothing believed blindly."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Float32
+
+from ddpm.errors import UserError
+
+Points = Float32[np.ndarray, "n 2"]
+
+_UNREADABLE = (OSError, ValueError, EOFError, TypeError, RecursionError, csv.Error, BadZipFile)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and rename it to `path` once the block has succeeded.
+
+    Raises:
+        UserError: If the disk refuses (full, read-only, ...); what was at `path` is then untouched.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text with UNIX line ends."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write sorted, indented JSON with a trailing newline; NaN and infinity are errors."""
+    write_text(path, json.dumps(values, sort_keys=True, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write named columns of equal length; floats with nine significant digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([f"{value:.9g}" if isinstance(value, float) else value for value in row])
+    write_text(path, text.getvalue())
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write one array as .npy."""
+    with replacing(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as .npz."""
+    with replacing(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]  # its stub confuses allow_pickle
+
+
+def read_points(path: Path, *, stage: str, n: int | None = None) -> Points:
+    """Read points from a .npy file.
+
+    Args:
+        path: The file.
+        stage: The stage that writes it, for the message.
+        n: How many points it must hold, if that is known.
+
+    Raises:
+        UserError: If it is missing, truncated, or anything but finite float32 of shape (n, 2).
+    """
+    with reading(path, stage):
+        # A memory map compares the header's size with the file's before anything is allocated.
+        points = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        if points.dtype != np.float32 or points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"{points.dtype} of shape {points.shape}, not float32 of shape (n, 2)")
+        if n is not None and len(points) != n:
+            raise ValueError(f"{len(points)} points, but params.yaml asks for {n}")
+        if not np.isfinite(points).all():
+            raise ValueError("it holds values that are not finite")
+    return points
+
+
+def read_arrays(path: Path, names: Sequence[str], *, stage: str) -> dict[str, np.ndarray]:
+    """Read the named arrays of an .npz file.
+
+    Raises:
+        UserError: If the file is missing or truncated, or lacks one of the arrays.
+    """
+    with reading(path, stage), np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in names}
+
+
+def read_csv(path: Path, names: Sequence[str], *, stage: str) -> dict[str, list[float]]:
+    """Read the named columns of a CSV file as numbers.
+
+    Raises:
+        UserError: If the file is missing, or a column is missing or holds something else.
+    """
+    with reading(path, stage), path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+        return {name: [float(row[name]) for row in rows] for name in names}
+
+
+def read_json(path: Path, *, stage: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: If the file is missing or does not hold one.
+    """
+    with reading(path, stage):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it does not hold a JSON object")
+        return values
+
+
+@contextmanager
+def reading(path: Path, stage: str) -> Iterator[None]:
+    """Turn whatever goes wrong while reading what `stage` wrote to `path` into one line.
+
+    Raises:
+        UserError: In place of the errors that a missing, truncated or foreign file causes.
+    """
+    remedy = f"make it with `dvc repro {stage}`"
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {remedy}") from None
+    except KeyError as error:
+        raise UserError(f"{path} has no {error}; {remedy}") from None
+    except _UNREADABLE as error:
+        brief = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be used ({brief}); {remedy}") from None
+
+
+def sha256(path: Path, *, stage: str) -> str:
+    """Hash of a file's bytes, in hexadecimal.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    with reading(path, stage):
+        return hashlib.sha256(path.read_bytes()).hexdigest()

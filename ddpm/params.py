@@ -1,0 +1,257 @@
+"""params.yaml as typed, frozen, validated values: the only reader of YAML.
+
+Names that pick a function or class (schedule, sampler, ...) are plain strings here; the module that
+owns the kind resolves them with `choose` and `settings`, so that adding one touches no other file.
+"""
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML, YAMLError
+
+from ddpm.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+def _number(value: object) -> object:
+    """Read the numbers that YAML leaves as text (quoted ones, say), and refuse booleans."""
+    if isinstance(value, bool):
+        raise ValueError("should be a number")  # noqa: TRY004 - pydantic turns ValueError into its own
+    if isinstance(value, str):
+        for convert in (int, float):
+            try:
+                return convert(value)
+            except ValueError:
+                continue
+    return value
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Integer = Annotated[int, BeforeValidator(_number)]
+Positive = Annotated[Real, Field(gt=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+# Room for any experiment in the plane; a slip of the keyboard must not fill the memory.
+Count = Annotated[Integer, Field(ge=1, le=10_000_000)]
+
+
+class Settings(BaseModel):
+    """Frozen parameters; unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Settings):
+    """The spiral's points: noise is the standard deviation around the curve, in data units."""
+
+    noise: Annotated[Real, Field(ge=0, le=10)]
+    n_train: Annotated[Count, Field(ge=2)]
+    n_test: Annotated[Count, Field(ge=2)]
+
+
+class Diffusion(Settings):
+    """T is the number of steps from data (t = 0) to noise (t = T)."""
+
+    T: Annotated[Integer, Field(ge=1, le=100_000)]
+
+
+class Model(Settings):
+    """Size of the network; scales are standard deviations of random frequencies."""
+
+    width: Annotated[Integer, Field(ge=2, le=8192)]
+    blocks: Annotated[Integer, Field(ge=0, le=64)]
+    fourier_features: Annotated[Integer, Field(ge=0, le=8192)]
+    fourier_scale: Annotated[Positive, Field(le=1000)]
+    time_features: Annotated[Integer, Field(ge=1, le=8192)]
+
+
+class Train(Settings):
+    """Optimisation: AdamW with warm-up, cosine decay, clipping and an average of the weights."""
+
+    steps: Count
+    batch: Count
+    lr: Annotated[Positive, Field(le=10)]
+    warmup: Annotated[Integer, Field(ge=0)]
+    weight_decay: Annotated[Real, Field(ge=0, le=10)]
+    ema_decay: Annotated[Real, Field(ge=0, lt=1)]
+    grad_clip: Positive
+    log_every: Count
+
+
+class Sample(Settings):
+    """The reverse process: n points in blocks of `block`, following `steps` of the T moments."""
+
+    n: Annotated[Count, Field(ge=2)]
+    steps: Count
+    spacing: str
+    block: Count
+    trajectories: Count
+    frames: Annotated[Integer, Field(ge=2, le=10_000)]
+
+
+class Evaluate(Settings):
+    """Metrics: pairs of true sets behind each floor, directions of the sliced distance."""
+
+    null_pairs: Annotated[Integer, Field(ge=2, le=1000)]
+    directions: Annotated[Integer, Field(ge=1, le=10_000)]
+
+
+class Params(Settings):
+    """All of params.yaml."""
+
+    seed: Annotated[Integer, Field(ge=0, lt=2**63)]
+    schedule: str
+    sampler: str
+    prediction: str
+    device: str
+    data: Data
+    diffusion: Diffusion
+    schedules: dict[str, dict[str, Any]]
+    samplers: dict[str, dict[str, Any]]
+    model: Model
+    train: Train
+    sample: Sample
+    evaluate: Evaluate
+
+
+S = TypeVar("S", bound=Settings)
+V = TypeVar("V")
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate all that can be known without the registries of names.
+
+    Args:
+        path: The YAML file, relative to the current directory: a copy of the project that DVC makes
+            for an experiment reads its own.
+
+    Raises:
+        UserError: If the file is missing, does not parse, or holds a value that is not allowed.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); run from the project's root"
+        ) from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(f"{path} is not valid YAML{place}: {problem}; correct it there") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML: {_first_line(error)}; correct it there") from None
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path} holds {reprlib.repr(values)} but should be a mapping of parameters"
+            f" ({', '.join(Params.model_fields)}); restore it with `git checkout {path}`"
+        )
+    params = _validate(Params, values, prefix=())
+    _check_sizes(params)
+    return params
+
+
+def settings(parameter: str, kind: type[S], values: Mapping[str, Any]) -> S:
+    """Validate the section `parameter` (such as "schedules.linear") as a `kind`.
+
+    Raises:
+        UserError: If a value is unknown, missing or not allowed.
+    """
+    return _validate(kind, values, prefix=tuple(parameter.split(".")))
+
+
+def choose(parameter: str, name: str, registry: Mapping[str, V]) -> V:
+    """Look up the choice that `parameter` names.
+
+    Raises:
+        UserError: If there is no such choice.
+    """
+    if name not in registry:
+        raise UserError(
+            f"{parameter} is {reprlib.repr(name)} but should be one of {', '.join(registry)};"
+            f" change {parameter} in {PARAMS_FILE}"
+        )
+    return registry[name]
+
+
+def section(parameter: str, name: str, sections: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The settings of the choice `name` in a mapping of sections such as `schedules`.
+
+    Raises:
+        UserError: If the section is missing.
+    """
+    if name not in sections:
+        raise UserError(f"{parameter}.{name} is missing; add it to {PARAMS_FILE}")
+    return sections[name]
+
+
+def validate_sections(
+    parameter: str, sections: Mapping[str, dict[str, Any]], registry: Mapping[str, type[Settings]]
+) -> None:
+    """Validate every section of a mapping such as `schedules`, not only the one in use.
+
+    Raises:
+        UserError: If a section is unknown or missing, or holds a value that is not allowed.
+    """
+    for name in sections:
+        if name not in registry:
+            raise UserError(
+                f"{parameter}.{name} is not a parameter (allowed here: {', '.join(registry)});"
+                f" remove it from {PARAMS_FILE}"
+            )
+    for name, kind in registry.items():
+        settings(f"{parameter}.{name}", kind, section(parameter, name, sections))
+
+
+def _validate(kind: type[S], values: Mapping[str, Any], prefix: tuple[str, ...]) -> S:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(_describe(kind, dict(problems[0]), prefix) + more) from None
+
+
+def _describe(kind: type[Settings], problem: dict[str, Any], prefix: tuple[str, ...]) -> str:
+    """One line for one of pydantic's problems."""
+    location = [str(part) for part in problem["loc"]]
+    name = ".".join([*prefix, *location])
+    if problem["type"] == "missing":
+        return f"{name} is missing; add it to {PARAMS_FILE}"
+    if problem["type"] == "extra_forbidden":
+        parent = kind
+        for part in location[:-1]:
+            parent = parent.model_fields[part].annotation  # type: ignore[assignment]
+        allowed = ", ".join(parent.model_fields) or "nothing"
+        return f"{name} is not a parameter (allowed here: {allowed}); remove it from {PARAMS_FILE}"
+    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if problem["type"] in {"model_type", "dict_type"}:
+        allowed = "should be a mapping of parameters"
+    given = reprlib.repr(problem["input"])
+    return f"{name} is {given} but {allowed}; change {name} in {PARAMS_FILE}"
+
+
+def _check_sizes(params: Params) -> None:
+    sample, train = params.sample, params.train
+    if sample.steps > params.diffusion.T:
+        raise UserError(
+            f"sample.steps is {sample.steps} but the schedule has T = {params.diffusion.T};"
+            f" lower sample.steps in {PARAMS_FILE}"
+        )
+    if sample.trajectories > sample.n:
+        raise UserError(
+            f"sample.trajectories is {sample.trajectories} but sample.n is {sample.n};"
+            f" lower sample.trajectories in {PARAMS_FILE}"
+        )
+    if train.warmup > train.steps:
+        raise UserError(
+            f"train.warmup is {train.warmup} but train.steps is {train.steps};"
+            f" lower train.warmup in {PARAMS_FILE}"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,198 @@
+"""The forward process, its posterior, and every conversion between eps, x0 and v.
+
+    x_t = sqrt(alpha_bar_t) x_0 + sigma_t eps,  eps ~ N(0, I)
+    v_t = sqrt(alpha_bar_t) eps - sigma_t x_0
+
+All points here are in model units. Coefficients are computed in float64 and applied in the precision
+of the points, so that float32 networks on any device lose nothing but their own rounding.
+
+References:
+    Ho et al. 2020, https://arxiv.org/abs/2006.11239
+    Salimans & Ho 2022 (v-prediction), https://arxiv.org/abs/2202.00512
+"""
+
+import math
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import trange
+
+from ddpm.schedules import Schedule
+
+Batch = Float[Tensor, "batch *shape"]
+# One coefficient for all points, or one for each.
+Coefficient = float | Float[Tensor, "batch *ones"]
+
+
+def q_sample(schedule: Schedule, x0: Batch, t: int | Int[Tensor, " batch"], eps: Batch) -> Batch:
+    """Closed form of the forward process: x_t from x_0.
+
+    Args:
+        schedule: Supplies alpha_bar.
+        x0: Clean points, model units.
+        t: Time in 0 ... T, one for all points or one for each.
+        eps: Standard normal noise of the same shape.
+
+    Returns:
+        Points of q(x_t | x_0), model units.
+
+    References:
+        Ho et al. 2020, eq. 4.
+    """
+    a, sigma = schedule.alpha_bar.sqrt()[t], schedule.sigma[t]
+    shape = (-1,) + (1,) * (x0.ndim - 1) if isinstance(t, Tensor) else ()
+    return a.to(x0).reshape(shape) * x0 + sigma.to(x0).reshape(shape) * eps
+
+
+def q_step(schedule: Schedule, x: Batch, t: int, eps: Batch) -> Batch:
+    """One step of the forward process: x_t from x = x_{t-1}, for t in 1 ... T.
+
+    References:
+        Ho et al. 2020, eq. 2.
+    """
+    beta = float(schedule.beta[t])
+    return math.sqrt(1 - beta) * x + math.sqrt(beta) * eps
+
+
+def diffuse(
+    schedule: Schedule, x0: Batch, keep: Set[int], *, generator: torch.Generator
+) -> dict[int, Batch]:
+    """The forward process step by step, q(x_t | x_{t-1}) for t = 1 ... T.
+
+    Args:
+        schedule: Supplies beta.
+        x0: Clean points, model units.
+        keep: Times at which to keep the points, in 0 ... T.
+        generator: Source of the noise.
+
+    Returns:
+        The same points at each time to keep, in order of time.
+    """
+    kept = {0: x0} if 0 in keep else {}
+    x = x0
+    for t in trange(1, schedule.T + 1, desc="diffuse", unit="step", disable=None):
+        eps = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        x = q_step(schedule, x, t, eps)
+        if t in keep:
+            kept[t] = x
+    return kept
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) = N(x0 * x_0 + x_t * x_t, variance I), and the variance of q(x_t | x_s)."""
+
+    x0: float
+    x_t: float
+    variance: float
+    beta: float
+
+
+def posterior(schedule: Schedule, t: int, s: int) -> Posterior:
+    """Coefficients of the posterior of x_s given x_t and x_0.
+
+    With r = alpha_bar_t / alpha_bar_s and beta = 1 - r, the variance of q(x_t | x_s):
+
+        x0 = sqrt(alpha_bar_s) beta / sigma_t^2,  x_t = sqrt(r) sigma_s^2 / sigma_t^2,
+        variance = beta sigma_s^2 / sigma_t^2
+
+    Args:
+        schedule: Supplies alpha_bar.
+        t: Current time, in 1 ... T.
+        s: Earlier time, in 0 ... t - 1; s = 0 gives x_0 itself with no variance.
+
+    Raises:
+        ValueError: If not 0 <= s < t <= T.
+
+    References:
+        Ho et al. 2020, eq. 6 and 7 (there s = t - 1).
+    """
+    if not 0 <= s < t <= schedule.T:
+        raise ValueError(f"t is {t} and s is {s} but should be 0 <= s < t <= {schedule.T}")
+    log_t, log_s = float(schedule.log_alpha_bar[t]), float(schedule.log_alpha_bar[s])
+    beta = -math.expm1(log_t - log_s)
+    var_t, var_s = -math.expm1(log_t), -math.expm1(log_s)
+    return Posterior(
+        x0=math.exp(log_s / 2) * beta / var_t,
+        x_t=math.exp((log_t - log_s) / 2) * var_s / var_t,
+        variance=beta * var_s / var_t,
+        beta=beta,
+    )
+
+
+def prior_gap(schedule: Schedule, x0: Batch) -> float:
+    """Mean over x_0 of KL(q(x_T | x_0) || N(0, I)), in nats: how far x_T is from noise.
+
+    With d coordinates: (d (sigma_T^2 - 1 - log sigma_T^2) + alpha_bar_T |x_0|^2) / 2.
+
+    Args:
+        schedule: Supplies alpha_bar_T.
+        x0: Clean points, model units.
+
+    References:
+        Ho et al. 2020, L_T in eq. 5.
+    """
+    log_alpha_bar = float(schedule.log_alpha_bar[-1])
+    alpha_bar, log_variance = math.exp(log_alpha_bar), math.log(-math.expm1(log_alpha_bar))
+    squared = float(x0.double().flatten(1).square().sum(1).mean())
+    d = math.prod(x0.shape[1:])
+    return (d * (-alpha_bar - log_variance) + alpha_bar * squared) / 2
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A parametrisation: what the network is asked for, and how x0 and eps follow from it.
+
+    Attributes:
+        target: (x0, eps, a, sigma) to what the network should say, with a = sqrt(alpha_bar).
+        split: (said, x_t, a, sigma) to (x0_hat, eps_hat).
+    """
+
+    target: Callable[[Batch, Batch, Coefficient, Coefficient], Batch]
+    split: Callable[[Batch, Batch, Coefficient, Coefficient], tuple[Batch, Batch]]
+
+
+class Function(Protocol):
+    """A network, or the truth: (x_t, t) to a prediction; t is one time or one for each point."""
+
+    def __call__(self, x_t: Batch, t: Float[Tensor, " #batch"], /) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What is known of the clean data at (x_t, t), whoever says it: a network or the exact truth.
+
+    Attributes:
+        function: (x_t, t) to a prediction, in model units.
+        prediction: What the function predicts.
+        schedule: Supplies alpha_bar.
+    """
+
+    function: Function
+    prediction: Prediction
+    schedule: Schedule
+
+    def __call__(self, x_t: Batch, t: int) -> tuple[Batch, Batch]:
+        """Estimates (x0_hat, eps_hat) at time t in 1 ... T, model units."""
+        said = self.function(x_t, x_t.new_tensor([t]))
+        a, sigma = math.sqrt(self.schedule.alpha_bar[t]), float(self.schedule.sigma[t])
+        return self.prediction.split(said, x_t, a, sigma)
+
+
+PREDICTIONS: dict[str, Prediction] = {
+    "eps": Prediction(
+        target=lambda x0, eps, a, sigma: eps,
+        split=lambda said, x_t, a, sigma: ((x_t - sigma * said) / a, said),
+    ),
+    "x0": Prediction(
+        target=lambda x0, eps, a, sigma: x0,
+        split=lambda said, x_t, a, sigma: (said, (x_t - a * said) / sigma),
+    ),
+    "v": Prediction(
+        target=lambda x0, eps, a, sigma: a * eps - sigma * x0,
+        split=lambda said, x_t, a, sigma: (a * x_t - sigma * said, sigma * x_t + a * said),
+    ),
+}

@@ -1,0 +1,68 @@
+"""Where and how the numbers are computed: device, random streams, work shared by blocks."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from ddpm.errors import UserError
+
+_AVAILABLE: dict[str, Callable[[], bool]] = {
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+    "cpu": lambda: True,
+}
+DEVICES = ("auto", *_AVAILABLE)
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device to compute on; `auto` takes the first that is there of CUDA, MPS and CPU.
+
+    Raises:
+        UserError: If the name is unknown or this machine has no such device.
+    """
+    present = [device for device, available in _AVAILABLE.items() if available()]
+    chosen = present[0] if name == "auto" else name
+    if chosen not in present:
+        raise UserError(
+            f"device is {name!r} but this machine offers {', '.join(('auto', *present))};"
+            " change device in params.yaml"
+        )
+    if chosen != "cpu":
+        torch.use_deterministic_algorithms(True)
+    return torch.device(chosen)
+
+
+def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The random stream of one purpose: a function of the seed and the purpose's name alone.
+
+    Adding a stream changes no other; the same seed and name give the same numbers again.
+    """
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def in_parallel(
+    function: Callable[[A], B], items: Iterable[A], device: torch.device | None = None
+) -> list[B]:
+    """`[function(item) for item in items]`, shared by as many threads as there are cores.
+
+    Each item is computed by one thread and the results keep their order, so the number of cores
+    changes no bit. torch releases the interpreter while it computes. An accelerator is one worker.
+    """
+    workers = cores() if device is None or device.type == "cpu" else 1
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

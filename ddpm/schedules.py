@@ -1,0 +1,214 @@
+"""Noise schedules: how much of the data is left at each step.
+
+    q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)
+    q(x_t | x_0)     = N(sqrt(alpha_bar_t) x_0, sigma_t^2 I)
+    alpha_bar_t = prod_{i <= t} (1 - beta_i),  sigma_t^2 = 1 - alpha_bar_t,  t = 1 ... T
+
+Tables have T + 1 entries and t = 0 is data: beta[0] = 0, alpha_bar[0] = 1. They are float64 and kept
+as log alpha_bar, so that neither end loses digits.
+
+A schedule is a class with its settings as fields and one method, `betas(T)`; its values stand in
+params.yaml under `schedules`, its name in SCHEDULES at the foot.
+
+References:
+    Ho et al. 2020, https://arxiv.org/abs/2006.11239
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Protocol, Self
+
+import torch
+from jaxtyping import Float64
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ddpm.errors import UserError
+from ddpm.params import Params, Positive, Real, Settings, choose, section, settings
+
+Table = Float64[Tensor, " T+1"]
+Betas = Float64[Tensor, " T"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The tables of one schedule, t = 0 ... T.
+
+    Attributes:
+        log_alpha_bar: Logarithm of the cumulative product, shape (T + 1,), 0 at t = 0.
+    """
+
+    log_alpha_bar: Table
+
+    @classmethod
+    def from_betas(cls, betas: Betas) -> Self:
+        """Tables of the steps beta_1 ... beta_T, each in (0, 1)."""
+        return cls(torch.cat((betas.new_zeros(1), torch.log1p(-betas).cumsum(0))))
+
+    @property
+    def T(self) -> int:
+        """Number of steps."""
+        return len(self.log_alpha_bar) - 1
+
+    @cached_property
+    def alpha_bar(self) -> Table:
+        """What is left of the data's variance, in (0, 1]."""
+        return self.log_alpha_bar.exp()
+
+    @cached_property
+    def sigma(self) -> Table:
+        """Noise level sqrt(1 - alpha_bar), in [0, 1)."""
+        return (-torch.expm1(self.log_alpha_bar)).sqrt()
+
+    @cached_property
+    def beta(self) -> Table:
+        """Variance that step t adds; 0 at t = 0."""
+        return -torch.expm1(self.log_alpha_bar.diff(prepend=self.log_alpha_bar[:1]))
+
+    @cached_property
+    def log_snr(self) -> Table:
+        """log(alpha_bar / (1 - alpha_bar)); infinite at t = 0."""
+        return self.log_alpha_bar - torch.log(-torch.expm1(self.log_alpha_bar))
+
+
+class ScheduleSettings(Protocol):
+    """What a schedule must offer."""
+
+    def betas(self, T: int) -> Betas:
+        """beta_1 ... beta_T; a value outside (0, 1) says that T does not suit the schedule."""
+
+
+Step = Annotated[Positive, Field(lt=1)]
+
+
+class Linear(Settings):
+    """beta rises linearly; its ends are given for T = 1000 and scaled by 1000 / T.
+
+    References:
+        Ho et al. 2020, section 4 (1e-4 to 0.02). The blog's schedule, `first_principles`, is this one
+        with 8e-6 to 9e-5: it stops while x_T is still the data.
+    """
+
+    beta_start: Step
+    beta_end: Step
+
+    def betas(self, T: int) -> Betas:
+        """See the class."""
+        return torch.linspace(self.beta_start, self.beta_end, T, dtype=torch.float64) * (1000 / T)
+
+
+class ScaledLinear(Settings):
+    """sqrt(beta) rises linearly; the ends of beta are given for T = 1000 and scaled by 1000 / T.
+
+    References:
+        Rombach et al. 2022 (latent diffusion, 0.00085 to 0.012), https://arxiv.org/abs/2112.10752
+    """
+
+    beta_start: Step
+    beta_end: Step
+
+    def betas(self, T: int) -> Betas:
+        """See the class."""
+        start, end = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
+        return torch.linspace(start, end, T, dtype=torch.float64).square() * (1000 / T)
+
+
+class Cosine(Settings):
+    """alpha_bar = f(t / T) / f(0) with f(r) = cos^2(pi / 2 (r + s) / (1 + s)); beta <= beta_max.
+
+    References:
+        Nichol & Dhariwal 2021, eq. 17 (s = 0.008, beta_max = 0.999), https://arxiv.org/abs/2102.09672
+    """
+
+    s: Annotated[Real, Field(ge=0, le=1)]
+    beta_max: Step
+
+    def betas(self, T: int) -> Betas:
+        """See the class."""
+
+        def f(r: Betas) -> Betas:
+            return torch.cos((r + self.s) / (1 + self.s) * math.pi / 2).square()
+
+        return _betas_of(f, T, self.beta_max)
+
+
+class Sigmoid(Settings):
+    """alpha_bar falls as a sigmoid, from 1 at t = 0 towards 0 at t = T; beta <= beta_max.
+
+    With g(r) = sigmoid((start + r (end - start)) / tau): alpha_bar = (g(1) - g(r)) / (g(1) - g(0)).
+    As written alpha_bar_T is 0, which no step with beta < 1 reaches: hence beta_max, as for `cosine`.
+
+    References:
+        Jabri et al. 2022, algorithm 4 (start -3, end 3, tau 1), https://arxiv.org/abs/2212.11972
+    """
+
+    start: Annotated[Real, Field(ge=-100, le=100)]
+    end: Annotated[Real, Field(ge=-100, le=100)]
+    tau: Annotated[Positive, Field(ge=0.01, le=100)]
+    beta_max: Step
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError("start should be less than end")
+        return self
+
+    def betas(self, T: int) -> Betas:
+        """See the class."""
+
+        def f(r: Betas) -> Betas:
+            g = torch.sigmoid((self.start + r * (self.end - self.start)) / self.tau)
+            return g[-1] - g
+
+        return _betas_of(f, T, self.beta_max)
+
+
+def _betas_of(f: Callable[[Table], Table], T: int, beta_max: float) -> Betas:
+    """Steps of alpha_bar = f(t / T) / f(0), none above beta_max."""
+    alpha_bar = f(torch.arange(T + 1, dtype=torch.float64) / T)
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max)
+
+
+def make_schedule(name: str, values: ScheduleSettings, T: int) -> Schedule:
+    """Tables of a schedule with T steps.
+
+    Raises:
+        UserError: If some beta is not in (0, 1); names the smallest T that works.
+    """
+    betas = values.betas(T)
+    if bool((betas >= 1).any()):
+        smallest = next(n for n in itertools.count(T + 1) if bool((values.betas(n) < 1).all()))
+        raise UserError(
+            f"diffusion.T is {T} but the schedule {name} has beta = {betas.max():.4g} there, and every"
+            f" beta should be below 1; raise diffusion.T in params.yaml to at least {smallest}"
+        )
+    if not bool((betas > 0).all()):
+        raise UserError(
+            f"schedules.{name} gives a beta of {betas.min():.4g} at T = {T} but every beta should be"
+            f" above 0; change schedules.{name} in params.yaml"
+        )
+    return Schedule.from_betas(betas)
+
+
+def schedule_of(params: Params) -> Schedule:
+    """The schedule that params.yaml names.
+
+    Raises:
+        UserError: If its name, its settings or T are not allowed.
+    """
+    name = params.schedule
+    kind = choose("schedule", name, SCHEDULES)
+    values = settings(f"schedules.{name}", kind, section("schedules", name, params.schedules))
+    return make_schedule(name, values, params.diffusion.T)
+
+
+SCHEDULES: dict[str, type[Linear | ScaledLinear | Cosine | Sigmoid]] = {
+    "linear": Linear,
+    "scaled_linear": ScaledLinear,
+    "cosine": Cosine,
+    "sigmoid": Sigmoid,
+    "first_principles": Linear,
+}

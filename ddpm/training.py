@@ -1,0 +1,185 @@
+"""Training: the denoising loss, the average of the weights, and the loop.
+
+    L = E_{t, x_0, eps} | network(x_t, t) - target(x_0, eps, t) |^2 / 2
+
+with t uniform on 1 ... T, stratified over the batch: one draw in each of `batch` equal parts of the
+range, which has the same mean and less variance than independent draws.
+
+References:
+    Ho et al. 2020, eq. 14 and algorithm 1, https://arxiv.org/abs/2006.11239
+    Loshchilov & Hutter 2019 (AdamW), https://arxiv.org/abs/1711.05101
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ddpm.errors import UserError
+from ddpm.params import Train
+from ddpm.process import Prediction
+from ddpm.runtime import stream
+from ddpm.schedules import Schedule
+
+# Random numbers are drawn for so many steps at once: one large draw costs less than many small ones.
+_CHUNK = 100
+_BETAS = (0.9, 0.99)
+# Times and noises for each test point: fewer would leave the validation loss an offset one can see.
+_VALIDATION_DRAWS = 4
+
+
+class Batch(NamedTuple):
+    """Inputs of the network and what it should say."""
+
+    x_t: Float[Tensor, "*chunk batch 2"]
+    t: Float[Tensor, "*chunk batch"]
+    target: Float[Tensor, "*chunk batch 2"]
+
+
+class Record(NamedTuple):
+    """One line of the training curve; losses are means over points and coordinates.
+
+    Attributes:
+        step: Steps done.
+        loss: Mean training loss since the last record.
+        val_loss: Loss of the averaged weights on the test points, with the same noise every time.
+        lr: Learning rate of the last step.
+        grad_norm: Norm of the last step's gradient before clipping.
+    """
+
+    step: int
+    loss: float
+    val_loss: float
+    lr: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned: how to turn clean points into batches of (x_t, t, target)."""
+
+    schedule: Schedule
+    prediction: Prediction
+
+    def batch(
+        self, x0: Float32[Tensor, "*chunk batch 2"], *, generator: torch.Generator
+    ) -> Batch:
+        """Noise clean points (model units), each at its own stratified time."""
+        T, device = self.schedule.T, x0.device
+        *_, n, _ = x0.shape
+        strata = torch.rand(x0.shape[:-1], generator=generator, device=device)
+        strata = (strata + torch.arange(n, device=device)) / n
+        # Rounding may take the last stratum to T itself.
+        t = (strata * T).long().clamp(max=T - 1) + 1
+        a = self.schedule.alpha_bar.sqrt().to(x0)[t].unsqueeze(-1)
+        sigma = self.schedule.sigma.to(x0)[t].unsqueeze(-1)
+        eps = torch.randn(x0.shape, generator=generator, device=device)
+        return Batch(a * x0 + sigma * eps, t.float(), self.prediction.target(x0, eps, a, sigma))
+
+
+def loss_of(network: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+    """Mean squared error over points and coordinates."""
+    return (network(batch.x_t, batch.t) - batch.target).square().mean()
+
+
+def learning_rate(settings: Train, step: int) -> float:
+    """Rate of step 0 ... steps - 1: linear warm-up times a cosine from 1 to 0."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    return settings.lr * warm * (1 + math.cos(math.pi * step / settings.steps)) / 2
+
+
+def train(
+    network: nn.Module,
+    task: Task,
+    points: Float32[Tensor, "n 2"],
+    test_points: Float32[Tensor, "m 2"],
+    *,
+    settings: Train,
+    seed: int,
+) -> tuple[nn.Module, list[Record]]:
+    """Train a network in place.
+
+    Args:
+        network: Initialised network, on the device of the points.
+        task: Schedule and prediction.
+        points: Training points, model units.
+        test_points: Points of the validation loss, model units.
+        settings: Optimisation.
+        seed: Of the batches and of the validation's noise.
+
+    Returns:
+        A network with the averaged weights, and the training curve.
+
+    Raises:
+        UserError: If the loss is no longer finite.
+    """
+    device = points.device
+    generator = stream(seed, "train/batches", device)
+    validation = task.batch(
+        test_points.repeat(_VALIDATION_DRAWS, 1),
+        generator=stream(seed, "train/validation", device),
+    )
+    averaged = copy.deepcopy(network)
+    weights, average = _as_one_vector(network), _as_one_vector(averaged)
+    optimizer = torch.optim.AdamW(
+        [weights], lr=settings.lr, betas=_BETAS, weight_decay=settings.weight_decay, fused=True
+    )
+    records: list[Record] = []
+    total, since = torch.zeros((), device=device), 0
+    with tqdm(total=settings.steps, desc="train", unit="step", disable=None) as bar:
+        for step in range(settings.steps):
+            if step % _CHUNK == 0:
+                steps = min(_CHUNK, settings.steps - step)
+                chosen = torch.randint(
+                    len(points), (steps, settings.batch), generator=generator, device=device
+                )
+                chunk = task.batch(points[chosen], generator=generator)
+            lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
+            loss = loss_of(network, Batch(*(part[step % _CHUNK] for part in chunk)))
+            weights.grad.zero_()  # type: ignore[union-attr]
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_([weights], settings.grad_clip)
+            optimizer.step()
+            decay = min(settings.ema_decay, (1 + step) / (10 + step))
+            average.data.lerp_(weights.data, 1 - decay)
+            total, since = total + loss.detach(), since + 1
+            if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
+                with torch.no_grad():
+                    val_loss = float(loss_of(averaged, validation))
+                record = Record(step + 1, float(total) / since, val_loss, lr, float(norm))
+                _refuse_divergence(record, settings)
+                records.append(record)
+                bar.update(since)
+                bar.set_postfix(loss=f"{record.loss:.4f}", val=f"{val_loss:.4f}")
+                total, since = torch.zeros_like(total), 0
+    return averaged, records
+
+
+def _as_one_vector(network: nn.Module) -> nn.Parameter:
+    """Make all weights, and all gradients, views of one vector.
+
+    The optimiser, the clipping and the average are then one operation a step instead of one for each
+    layer, which saves a small network about a third of its time.
+    """
+    parameters = list(network.parameters())
+    vector = nn.Parameter(nn.utils.parameters_to_vector(parameters).detach())
+    vector.grad = torch.zeros_like(vector)
+    sizes = [parameter.numel() for parameter in parameters]
+    parts = zip(parameters, vector.data.split(sizes), vector.grad.split(sizes), strict=True)
+    for parameter, weight, gradient in parts:
+        parameter.data = weight.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter)
+    return vector
+
+
+def _refuse_divergence(record: Record, settings: Train) -> None:
+    if not all(math.isfinite(value) for value in record):
+        raise UserError(
+            f"training diverged by step {record.step} (loss {record.loss:.3g}) with"
+            f" train.lr = {settings.lr:g}; lower train.lr in params.yaml"
+        )
