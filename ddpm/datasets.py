@@ -47,7 +47,8 @@ class Curve:
     def extent(self) -> tuple[Float64[Tensor, "2"], Float64[Tensor, "2"]]:
         """Smallest and largest raw coordinate of each axis, exact to rounding."""
         grid = self._grid
-        low, high = [], []
+        low: list[Tensor] = []
+        high: list[Tensor] = []
         for axis in (0, 1):
             for sign, found in ((1.0, low), (-1.0, high)):
 

@@ -5,9 +5,8 @@
     h = h + W silu(h) + b          for each block
     out = W silu(h) + b            starts at 0
 
-B is random and fixed: it lets a small network resolve the windings of the spiral. One matrix product
-a block, and none for the time alone, is what makes a step cheap: at this size a step costs its number
-of operations more than their arithmetic.
+B is random and fixed: it lets a small network resolve the windings of the spiral. One matrix
+product a block, and none for the time alone, keeps a step cheap.
 
 References:
     Tancik et al. 2020 (Fourier features), https://arxiv.org/abs/2006.10739

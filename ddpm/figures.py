@@ -13,6 +13,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from ddpm.files import replacing
@@ -201,7 +202,7 @@ def reverse_animation(x: Frames, x0_hat: Frames, labels: Sequence[str], path: Pa
     animate(figure, show, len(x), path)
 
 
-def _cloud(axes: Axes, points: Points, color: str, *, limit: float, size: float = 1.5):  # noqa: ANN202
+def _cloud(axes: Axes, points: Points, color: str, *, limit: float, size: float = 1.5) -> Line2D:
     """Points in the square [-limit, limit]^2, equal aspect."""
     (dots,) = axes.plot(*points.T, ".", color=color, markersize=size, markeredgewidth=0)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")

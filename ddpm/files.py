@@ -1,4 +1,4 @@
-"""Reading and writing of what the stages exchange: nothing half-written, nothing believed blindly."""
+"""What the stages exchange: nothing is half-written, and nothing that is read is trusted."""
 
 import csv
 import hashlib

@@ -20,7 +20,7 @@ OtherPoints = Float64[Tensor, "m 2"]
 
 # Rows of distances held at once by one thread: with 10,000 columns, what its cache can hold.
 _ROWS = 32
-# Rows that one thread takes on at a time.
+# Rows that one thread takes on at a time; a multiple of the above.
 _BLOCK = 1024
 _DIRECTIONS_AT_ONCE = 16
 
@@ -65,36 +65,66 @@ def energy_distance(x: Points, y: OtherPoints) -> Distance:
     References:
         Szekely & Rizzo 2013, eq. 6 (there with the diagonal, hence biased).
     """
-    n, m = len(x), len(y)
     x_to_y, y_to_x = _mean_distances(x, y)
-    x_to_x = _mean_distances(x, x)[0] * (n / (n - 1))
-    y_to_y = _mean_distances(y, y)[0] * (m / (m - 1))
+    x_to_x, y_to_y = _mean_distances_within(x), _mean_distances_within(y)
     value = 2 * x_to_y.mean() - x_to_x.mean() - y_to_y.mean()
     f, g = 2 * (x_to_y - x_to_x), 2 * (y_to_x - y_to_y)
-    return Distance(float(value), math.sqrt(float(f.var() / n + g.var() / m)))
+    return Distance(float(value), math.sqrt(float(f.var() / len(x) + g.var() / len(y))))
 
 
 def _mean_distances(
     x: Points, y: OtherPoints
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " m"]]:
     """Mean distance from each x to all y, and from each y to all x, in bounded memory."""
-    y_first, y_second = (column.contiguous() for column in y.unbind(1))
+    columns = y.T.contiguous()
 
     def sums(block: Points) -> tuple[Tensor, Tensor]:
-        # Two buffers, used again for every few rows: fresh memory would cost more than the arithmetic.
-        buffers = torch.empty(2, _ROWS, len(y), dtype=torch.float64)
+        buffers = _buffers(len(y))
         by_row, by_column = [], torch.zeros(len(y), dtype=torch.float64)
         for rows in block.split(_ROWS):
-            first, second = buffers[:, : len(rows)]
-            torch.sub(rows[:, :1], y_first, out=first)
-            torch.sub(rows[:, 1:], y_second, out=second)
-            distances = first.mul_(first).addcmul_(second, second).sqrt_()
+            distances = _distances(rows, columns, buffers)
             by_row.append(distances.sum(1))
             by_column += distances.sum(0)
         return torch.cat(by_row), by_column
 
     by_row, by_column = zip(*in_parallel(sums, x.split(_BLOCK)), strict=True)
     return torch.cat(by_row) / len(y), torch.stack(by_column).sum(0) / len(x)
+
+
+def _mean_distances_within(x: Points) -> Float64[Tensor, " n"]:
+    """Mean distance from each x to all others; each pair is computed once."""
+    columns = x.T.contiguous()
+
+    def sums(block: range) -> Tensor:
+        buffers = _buffers(len(x))
+        total = torch.zeros(len(x), dtype=torch.float64)
+        for start in block[::_ROWS]:
+            stop = min(start + _ROWS, len(x))
+            distances = _distances(x[start:stop], columns[:, start:], buffers)
+            total[start:stop] += distances.sum(1)
+            total[stop:] += distances[:, stop - start :].sum(0)
+        return total
+
+    starts = range(len(x))
+    blocks = [starts[k : k + _BLOCK] for k in starts[::_BLOCK]]
+    return torch.stack(in_parallel(sums, blocks)).sum(0) / (len(x) - 1)
+
+
+def _buffers(columns: int) -> Float64[Tensor, "2 rows columns"]:
+    """Memory to use again for every few rows: fresh memory would cost more than the arithmetic."""
+    return torch.empty(2, _ROWS, columns, dtype=torch.float64)
+
+
+def _distances(
+    rows: Float64[Tensor, "k 2"],
+    columns: Float64[Tensor, "2 m"],
+    buffers: Float64[Tensor, "2 rows columns"],
+) -> Float64[Tensor, "k m"]:
+    """Distances from few points to many; the result lies in the buffers."""
+    first, second = buffers[:, : len(rows), : columns.shape[1]].unbind()
+    torch.sub(rows[:, :1], columns[0], out=first)
+    torch.sub(rows[:, 1:], columns[1], out=second)
+    return first.mul_(first).addcmul_(second, second).sqrt_()
 
 
 def sliced_wasserstein(x: Points, y: Points, directions: int) -> Distance:
@@ -137,7 +167,7 @@ def sliced_wasserstein(x: Points, y: Points, directions: int) -> Distance:
 
 
 def _potential(p: Float64[Tensor, "k n"], q: Float64[Tensor, "k n"]) -> Float64[Tensor, "k n"]:
-    """Kantorovich's potential at the sorted projections p with sorted partners q, up to a constant."""
+    """Kantorovich's potential at sorted p with sorted partners q, up to a constant."""
     slope = p - q
     growth = (slope[:, 1:] + slope[:, :-1]) * p.diff(dim=1)
     return torch.nn.functional.pad(growth.cumsum(1), (1, 0))

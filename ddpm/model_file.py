@@ -1,8 +1,9 @@
 """The model on disk: weights, averaged weights, scaling, and all that determined them.
 
-One safetensors file. Its single metadata entry, `recipe`, is sorted JSON with the resolved parameters
-and the hash of the training data (safetensors writes several entries in random order). A model whose
-recipe is not the present one is refused: its numbers would be reported under the wrong parameters.
+One safetensors file. Its single metadata entry, `recipe`, is sorted JSON with the resolved
+parameters and the hash of the training data (safetensors writes several entries in random order). A
+model whose recipe is not the present one is refused: its numbers would stand under the wrong
+parameters.
 """
 
 import json
@@ -87,7 +88,7 @@ def load_denoiser(
         The network with the averaged weights as a denoiser, and the scaling it was trained with.
 
     Raises:
-        UserError: If the file is missing, truncated or foreign, or its recipe is not the present one.
+        UserError: If the file is missing, truncated or foreign, or has another recipe.
     """
     schedule = schedule_of(params)
     prediction = choose("prediction", params.prediction, PREDICTIONS)
@@ -112,7 +113,10 @@ def load_denoiser(
 
 def _tensor(tensor: Tensor, *, like: Tensor) -> Tensor:
     if tensor.shape != like.shape or tensor.dtype != like.dtype:
-        given, allowed = f"{tensor.dtype} {tuple(tensor.shape)}", f"{like.dtype} {tuple(like.shape)}"
+        given, allowed = (
+            f"{tensor.dtype} {tuple(tensor.shape)}",
+            f"{like.dtype} {tuple(like.shape)}",
+        )
         raise ValueError(f"a tensor is {given} but should be {allowed}")
     if not bool(tensor.isfinite().all()):
         raise ValueError("it holds values that are not finite")

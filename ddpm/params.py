@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ddpm.errors import UserError
 
@@ -20,7 +21,7 @@ PARAMS_FILE = Path("params.yaml")
 def _number(value: object) -> object:
     """Read the numbers that YAML leaves as text (quoted ones, say), and refuse booleans."""
     if isinstance(value, bool):
-        raise ValueError("should be a number")  # noqa: TRY004 - pydantic turns ValueError into its own
+        raise ValueError("should be a number")
     if isinstance(value, str):
         for convert in (int, float):
             try:
@@ -143,7 +144,9 @@ def load(path: Path = PARAMS_FILE) -> Params:
         problem = getattr(error, "problem", None) or type(error).__name__
         raise UserError(f"{path} is not valid YAML{place}: {problem}; correct it there") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML: {_first_line(error)}; correct it there") from None
+        raise UserError(
+            f"{path} is not valid YAML: {_first_line(error)}; correct it there"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(
             f"{path} holds {reprlib.repr(values)} but should be a mapping of parameters"

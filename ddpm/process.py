@@ -3,8 +3,8 @@
     x_t = sqrt(alpha_bar_t) x_0 + sigma_t eps,  eps ~ N(0, I)
     v_t = sqrt(alpha_bar_t) eps - sigma_t x_0
 
-All points here are in model units. Coefficients are computed in float64 and applied in the precision
-of the points, so that float32 networks on any device lose nothing but their own rounding.
+All points here are in model units. Coefficients are computed in float64 and applied in the
+precision of the points: a float32 network on any device loses nothing but its own rounding.
 
 References:
     Ho et al. 2020, https://arxiv.org/abs/2006.11239
@@ -158,7 +158,8 @@ class Prediction:
 class Function(Protocol):
     """A network, or the truth: (x_t, t) to a prediction; t is one time or one for each point."""
 
-    def __call__(self, x_t: Batch, t: Float[Tensor, " #batch"], /) -> Batch: ...
+    def __call__(self, x_t: Batch, t: Float[Tensor, " #batch"], /) -> Batch:
+        """Predict in model units."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Reverse steps, the moments they visit, and the one loop that runs them.
 
-A sampler is a class with its settings as fields and one method, `step`, from x_t to x_s with s < t; its
-values stand in params.yaml under `samplers`, its name in SAMPLERS at the foot. The loop takes any
-`Denoiser`: the network's or the exact truth's.
+A sampler is a class with its settings as fields and one method, `step`, from x_t to x_s with s < t;
+its values stand in params.yaml under `samplers`, its name in SAMPLERS at the foot. The loop takes
+any `Denoiser`: the network's or the exact truth's.
 """
 
 import itertools
@@ -97,7 +97,7 @@ def _trailing(T: int, steps: int) -> list[float]:
 
 
 def _leading(T: int, steps: int) -> list[float]:
-    """Equal whole strides counted up from 1 (Ho et al. 2020): the first step may lie far below T."""
+    """Equal whole strides counted up from 1: the first moment may lie far below T."""
     return [1 + (T // steps) * k for k in range(steps)]
 
 
@@ -181,9 +181,7 @@ class Trajectories:
 
     def __init__(self, times: Sequence[int], frames: int, points: int) -> None:
         every = (*times, 0)
-        before_end = {
-            round(len(times) * (k / (frames - 1)) ** 2) for k in range(frames)
-        }
+        before_end = {round(len(times) * (k / (frames - 1)) ** 2) for k in range(frames)}
         self.t = [every[-1 - k] for k in sorted(before_end, reverse=True)]
         self.x = torch.full((len(self.t), points, 2), math.nan)
         self.x0_hat = torch.full((len(self.t), points, 2), math.nan)
@@ -233,9 +231,7 @@ def draw_samples(
             keep(t, x_t, x0_hat)
             bar.update()
 
-        return reverse(
-            sampler, denoiser, x_T, times, generator=generator, observe=observe
-        ).cpu()
+        return reverse(sampler, denoiser, x_T, times, generator=generator, observe=observe).cpu()
 
     with bar:
         return torch.cat(in_parallel(sample_block, starts, device))

@@ -4,8 +4,8 @@
     q(x_t | x_0)     = N(sqrt(alpha_bar_t) x_0, sigma_t^2 I)
     alpha_bar_t = prod_{i <= t} (1 - beta_i),  sigma_t^2 = 1 - alpha_bar_t,  t = 1 ... T
 
-Tables have T + 1 entries and t = 0 is data: beta[0] = 0, alpha_bar[0] = 1. They are float64 and kept
-as log alpha_bar, so that neither end loses digits.
+Tables have T + 1 entries and t = 0 is data: beta[0] = 0, alpha_bar[0] = 1. They are float64 and
+kept as log alpha_bar, so that neither end loses digits.
 
 A schedule is a class with its settings as fields and one method, `betas(T)`; its values stand in
 params.yaml under `schedules`, its name in SCHEDULES at the foot.
@@ -49,7 +49,7 @@ class Schedule:
         return cls(torch.cat((betas.new_zeros(1), torch.log1p(-betas).cumsum(0))))
 
     @property
-    def T(self) -> int:
+    def T(self) -> int:  # noqa: N802 - the field's name
         """Number of steps."""
         return len(self.log_alpha_bar) - 1
 
@@ -88,8 +88,8 @@ class Linear(Settings):
     """beta rises linearly; its ends are given for T = 1000 and scaled by 1000 / T.
 
     References:
-        Ho et al. 2020, section 4 (1e-4 to 0.02). The blog's schedule, `first_principles`, is this one
-        with 8e-6 to 9e-5: it stops while x_T is still the data.
+        Ho et al. 2020, section 4 (1e-4 to 0.02). The blog's schedule, `first_principles`, is this
+        one with 8e-6 to 9e-5: it stops while x_T is still the data.
     """
 
     beta_start: Step
@@ -138,8 +138,9 @@ class Cosine(Settings):
 class Sigmoid(Settings):
     """alpha_bar falls as a sigmoid, from 1 at t = 0 towards 0 at t = T; beta <= beta_max.
 
-    With g(r) = sigmoid((start + r (end - start)) / tau): alpha_bar = (g(1) - g(r)) / (g(1) - g(0)).
-    As written alpha_bar_T is 0, which no step with beta < 1 reaches: hence beta_max, as for `cosine`.
+    With g(r) = sigmoid((start + r (end - start)) / tau), alpha_bar is
+    (g(1) - g(r)) / (g(1) - g(0)). As written alpha_bar_T is 0, which no step with beta < 1 reaches:
+    hence beta_max, as for `cosine`.
 
     References:
         Jabri et al. 2022, algorithm 4 (start -3, end 3, tau 1), https://arxiv.org/abs/2212.11972
@@ -182,13 +183,13 @@ def make_schedule(name: str, values: ScheduleSettings, T: int) -> Schedule:
     if bool((betas >= 1).any()):
         smallest = next(n for n in itertools.count(T + 1) if bool((values.betas(n) < 1).all()))
         raise UserError(
-            f"diffusion.T is {T} but the schedule {name} has beta = {betas.max():.4g} there, and every"
-            f" beta should be below 1; raise diffusion.T in params.yaml to at least {smallest}"
+            f"diffusion.T is {T} but the schedule {name} then has a beta of {betas.max():.4g} and"
+            f" each should be below 1; raise diffusion.T in params.yaml to at least {smallest}"
         )
     if not bool((betas > 0).all()):
         raise UserError(
-            f"schedules.{name} gives a beta of {betas.min():.4g} at T = {T} but every beta should be"
-            f" above 0; change schedules.{name} in params.yaml"
+            f"schedules.{name} has a beta of {betas.min():.4g} at T = {T} but each should be above"
+            f" 0; change schedules.{name} in params.yaml"
         )
     return Schedule.from_betas(betas)
 

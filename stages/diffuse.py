@@ -15,6 +15,8 @@ from stages.common import FORWARD, REPORTS, SCHEDULE_CSV, TRAIN, run
 _MOMENTS = (0, 0.05, 0.1, 0.25, 1)
 _FRAMES = 60
 _SHOWN = 3000
+# Of the table of coefficients: what a plot can show, and git can bear.
+_ROWS = 200
 
 
 def main() -> None:
@@ -26,7 +28,7 @@ def main() -> None:
 
     moments = [round(schedule.T * part) for part in _MOMENTS]
     # Most happens early: frames are dense near the data.
-    frames = [round(schedule.T * (k / (_FRAMES - 1)) ** 2) for k in range(_FRAMES)]
+    frames = sorted({round(schedule.T * (k / (_FRAMES - 1)) ** 2) for k in range(_FRAMES)})
     steps = diffuse(
         schedule, x0, {*moments, *frames}, generator=stream(params.seed, "diffuse/stepwise")
     )
@@ -48,9 +50,7 @@ def main() -> None:
         ),
         REPORTS / "forward.png",
     )
-    figures.save(
-        figures.schedule_coefficients(table, params.schedule), REPORTS / "schedule.png"
-    )
+    figures.save(figures.schedule_coefficients(table, params.schedule), REPORTS / "schedule.png")
     figures.save(figures.prior_histogram(steps[schedule.T].numpy(), gap), REPORTS / "prior.png")
     figures.forward_animation(
         np.stack([_shown(steps[t]) for t in frames]),
@@ -68,16 +68,17 @@ def _label(schedule: Schedule, t: int, separator: str) -> str:
 
 
 def _table(schedule: Schedule) -> dict[str, list[float]]:
-    """Coefficients at t = 1 ... T; at t = 0 the log SNR is infinite."""
-    times = range(1, schedule.T + 1)
+    """Coefficients over t in 1 ... T, both included; at t = 0 the log SNR is infinite."""
+    rows = min(schedule.T, _ROWS)
+    times = [1 + round((schedule.T - 1) * k / max(1, rows - 1)) for k in range(rows)]
     posteriors = [posterior(schedule, t, t - 1) for t in times]
     return {
-        "t": list(times),
-        "beta": schedule.beta[1:].tolist(),
-        "alpha_bar": schedule.alpha_bar[1:].tolist(),
-        "sqrt_alpha_bar": schedule.alpha_bar[1:].sqrt().tolist(),
-        "sigma": schedule.sigma[1:].tolist(),
-        "log_snr": schedule.log_snr[1:].tolist(),
+        "t": times,
+        "beta": schedule.beta[times].tolist(),
+        "alpha_bar": schedule.alpha_bar[times].tolist(),
+        "sqrt_alpha_bar": schedule.alpha_bar[times].sqrt().tolist(),
+        "sigma": schedule.sigma[times].tolist(),
+        "log_snr": schedule.log_snr[times].tolist(),
         "posterior_x0": [q.x0 for q in posteriors],
         "posterior_x_t": [q.x_t for q in posteriors],
         "posterior_variance": [q.variance for q in posteriors],

@@ -18,17 +18,13 @@ def main() -> None:
     with reading(METRICS, "evaluate"):
         energy = metrics["samples"]["energy_distance"]
         caption = f"energy distance {energy['value']:.5f} ± {energy['se']:.5f}"
-    curve = read_csv(
-        TRAINING_CSV, ("step", "loss", "val_loss", "lr", "grad_norm"), stage="train"
-    )
+    curve = read_csv(TRAINING_CSV, ("step", "loss", "val_loss", "lr", "grad_norm"), stage="train")
     kept = read_arrays(TRAJECTORIES, ("t", "x", "x0_hat"), stage="sample")
     t, x, x0_hat = kept["t"], kept["x"], kept["x0_hat"]
     labels = [f"t = {moment:4d}" for moment in t]
     chosen = [int(np.abs(t - part * t[0]).argmin()) for part in _MOMENTS]
 
-    figures.save(
-        figures.samples_beside_truth(truth, samples, caption), REPORTS / "samples.png"
-    )
+    figures.save(figures.samples_beside_truth(truth, samples, caption), REPORTS / "samples.png")
     figures.save(figures.training_curve(curve), REPORTS / "training.png")
     figures.save(
         figures.reverse_process(x[chosen], x0_hat[chosen], [labels[k] for k in chosen]),

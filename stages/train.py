@@ -37,7 +37,9 @@ def main() -> None:
 
     columns = zip(*records, strict=True)
     write_csv(TRAINING_CSV, dict(zip(Record._fields, columns, strict=True)))
-    save_model(MODEL, network, averaged, scaling, recipe_of(params, sha256(TRAIN, stage="generate")))
+    save_model(
+        MODEL, network, averaged, scaling, recipe_of(params, sha256(TRAIN, stage="generate"))
+    )
 
 
 if __name__ == "__main__":
