@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import torch
 from jaxtyping import Float, Float64
@@ -151,7 +150,7 @@ class Scaling:
     scale: float
 
     @classmethod
-    def of(cls, points: Float[Tensor, "n 2"]) -> Self:
+    def of(cls, points: Float[Tensor, "n 2"]) -> "Scaling":
         """The scaling that gives the points mean 0 and mean squared norm 2."""
         exact = points.double()
         mean = exact.mean(0)

@@ -19,6 +19,7 @@ from PIL import Image
 from ddpm.files import replacing
 
 Points = Float[np.ndarray, "n 2"]
+OtherPoints = Float[np.ndarray, "m 2"]
 Frames = Float[np.ndarray, "k n 2"]
 Values = Sequence[float]
 
@@ -56,8 +57,11 @@ def animate(figure: Figure, show: Callable[[int], None], frames: int, path: Path
         frames: How many.
         path: Where to.
     """
-    images = []
-    for k in range(frames):
+    show(0)
+    images = [_render(figure)]
+    # The layout of the first frame serves all: solving it again is most of a frame's cost.
+    figure.set_layout_engine("none")
+    for k in range(1, frames):
         show(k)
         images.append(_render(figure))
     durations = [_MILLISECONDS_PER_FRAME] * (frames - 1) + [_MILLISECONDS_AT_END]
@@ -138,7 +142,7 @@ def prior_histogram(x_T: Points, prior_gap: float) -> Figure:
     return figure
 
 
-def samples_beside_truth(truth: Points, samples: Points, caption: str) -> Figure:
+def samples_beside_truth(truth: Points, samples: OtherPoints, caption: str) -> Figure:
     """True points and samples, side by side."""
     figure = Figure(figsize=(8, 4.3), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -36,7 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -101,7 +102,8 @@ def read_arrays(path: Path, names: Sequence[str], *, stage: str) -> dict[str, np
     Raises:
         UserError: If the file is missing or truncated, or lacks one of the arrays.
     """
-    with reading(path, stage), np.load(path, allow_pickle=False) as arrays:
+    with reading(path, stage), path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
         return {name: arrays[name] for name in names}
 
 

@@ -6,7 +6,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -127,7 +127,7 @@ def _distances(
     return first.mul_(first).addcmul_(second, second).sqrt_()
 
 
-def sliced_wasserstein(x: Points, y: Points, directions: int) -> Distance:
+def sliced_wasserstein(x: Points, y: OtherPoints, directions: int) -> Distance:
     """Sliced 2-Wasserstein distance: root of the mean of W_2^2 over evenly spaced directions.
 
     Along a direction W_2^2 is the mean squared difference of the sorted projections. Its influence
@@ -173,27 +173,23 @@ def _potential(p: Float64[Tensor, "k n"], q: Float64[Tensor, "k n"]) -> Float64[
     return torch.nn.functional.pad(growth.cumsum(1), (1, 0))
 
 
-def beside_floor(
-    distance: Callable[[Tensor, Tensor], Distance],
-    x: Tensor,
-    truth: Tensor,
-    null_pairs: Sequence[tuple[Tensor, Tensor]],
-) -> Estimate:
+def beside_floor(distance: Distance, null: Sequence[Distance]) -> Estimate:
     """A distance to the truth, beside the distances between independent pairs of true sets.
 
-    Where x is true the distance is degenerate: its spread is that of the null pairs, and the linear
-    standard error is about sqrt(2) times too large. Away from the truth both terms count. Hence
-
-        se^2 = max(linear_se^2 - null^2, null^2)
+    Where the judged set is true the distance is degenerate: its spread is that of the null, and the
+    linear standard error is too large and follows the value. So the standard error is the null's
+    standard deviation up to three of these above the floor, and the linear one beyond, if larger.
+    (On spirals of 500 points, true or shifted by up to 0.1, the spread was 0.88 to 1.25 of it.)
 
     Args:
-        distance: Of two sets.
-        x: The set to be judged.
-        truth: A true set.
-        null_pairs: Independent pairs of true sets, of the sizes of x and truth.
+        distance: Between the judged set and a true set.
+        null: Between independent pairs of true sets of the same sizes, at least two.
     """
-    value, linear_se = distance(x, truth)
-    null = torch.tensor([distance(*pair).value for pair in null_pairs], dtype=torch.float64)
-    null_variance = float(null.var())
-    se = math.sqrt(max(linear_se**2 - null_variance, null_variance))
-    return Estimate(value, se, float(null.mean()))
+    values = torch.tensor([pair.value for pair in null], dtype=torch.float64)
+    floor, null_se = float(values.mean()), float(values.std())
+    stands_out = distance.value > floor + 3 * null_se
+    return Estimate(
+        value=distance.value,
+        se=max(distance.linear_se, null_se) if stands_out else null_se,
+        floor=floor,
+    )

@@ -14,7 +14,7 @@ References:
 import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -155,24 +155,18 @@ class Prediction:
     split: Callable[[Batch, Batch, Coefficient, Coefficient], tuple[Batch, Batch]]
 
 
-class Function(Protocol):
-    """A network, or the truth: (x_t, t) to a prediction; t is one time or one for each point."""
-
-    def __call__(self, x_t: Batch, t: Float[Tensor, " #batch"], /) -> Batch:
-        """Predict in model units."""
-
-
 @dataclass(frozen=True)
 class Denoiser:
     """What is known of the clean data at (x_t, t), whoever says it: a network or the exact truth.
 
     Attributes:
-        function: (x_t, t) to a prediction, in model units.
+        function: A network, or the truth: (x_t, t) to a prediction, in model units. t has one
+            entry for all points or one for each.
         prediction: What the function predicts.
         schedule: Supplies alpha_bar.
     """
 
-    function: Function
+    function: Callable[[Batch, Float[Tensor, " #batch"]], Batch]
     prediction: Prediction
     schedule: Schedule
 

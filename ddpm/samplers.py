@@ -7,8 +7,9 @@ any `Denoiser`: the network's or the exact truth's.
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -24,16 +25,17 @@ from ddpm.runtime import in_parallel, stream
 Observer = Callable[[int, Batch, Batch], None]
 
 
-class Sampler(Protocol):
-    """One reverse move."""
+class Sampler(Settings, ABC):
+    """A way back from noise to data: its settings as fields, and one reverse move."""
 
+    @abstractmethod
     def step(
         self, denoiser: Denoiser, x_t: Batch, t: int, s: int, *, generator: torch.Generator
     ) -> tuple[Batch, Batch]:
         """Go from time t to s, 0 <= s < t <= T; returns x_s and the x0_hat it is based on."""
 
 
-class DDPM(Settings):
+class DDPM(Sampler):
     """Ancestral sampling: x_s from q(x_s | x_t, x_0) with x0_hat in place of x_0.
 
     Attributes:
@@ -60,7 +62,7 @@ class DDPM(Settings):
         return x_s, x0_hat
 
 
-class DDIM(Settings):
+class DDIM(Sampler):
     """x_s = sqrt(alpha_bar_s) x0_hat + sqrt(sigma_s^2 - noise^2) eps_hat + noise e.
 
     Attributes:
@@ -98,7 +100,7 @@ def _trailing(T: int, steps: int) -> list[float]:
 
 def _leading(T: int, steps: int) -> list[float]:
     """Equal whole strides counted up from 1: the first moment may lie far below T."""
-    return [1 + (T // steps) * k for k in range(steps)]
+    return [1.0 + (T // steps) * k for k in range(steps)]
 
 
 def _linspace(T: int, steps: int) -> list[float]:
@@ -248,7 +250,7 @@ def sampler_of(params: Params) -> Sampler:
     return settings(f"samplers.{name}", kind, section("samplers", name, params.samplers))
 
 
-SAMPLERS: dict[str, type[DDPM | DDIM]] = {"ddpm": DDPM, "ddim": DDIM}
+SAMPLERS: dict[str, type[Sampler]] = {"ddpm": DDPM, "ddim": DDIM}
 
 SPACINGS: dict[str, Callable[[int, int], list[float]]] = {
     "trailing": _trailing,

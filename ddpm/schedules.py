@@ -16,10 +16,11 @@ References:
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Protocol, Self
+from typing import Annotated
 
 import torch
 from jaxtyping import Float64
@@ -29,8 +30,9 @@ from torch import Tensor
 from ddpm.errors import UserError
 from ddpm.params import Params, Positive, Real, Settings, choose, section, settings
 
-Table = Float64[Tensor, " T+1"]
-Betas = Float64[Tensor, " T"]
+# At t = 0 ... T, and at t = 1 ... T.
+Table = Float64[Tensor, " times"]
+Betas = Float64[Tensor, " steps"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Schedule:
     log_alpha_bar: Table
 
     @classmethod
-    def from_betas(cls, betas: Betas) -> Self:
+    def from_betas(cls, betas: Betas) -> "Schedule":
         """Tables of the steps beta_1 ... beta_T, each in (0, 1)."""
         return cls(torch.cat((betas.new_zeros(1), torch.log1p(-betas).cumsum(0))))
 
@@ -74,9 +76,10 @@ class Schedule:
         return self.log_alpha_bar - torch.log(-torch.expm1(self.log_alpha_bar))
 
 
-class ScheduleSettings(Protocol):
-    """What a schedule must offer."""
+class ScheduleSettings(Settings, ABC):
+    """A schedule: its settings as fields, and its steps."""
 
+    @abstractmethod
     def betas(self, T: int) -> Betas:
         """beta_1 ... beta_T; a value outside (0, 1) says that T does not suit the schedule."""
 
@@ -84,7 +87,7 @@ class ScheduleSettings(Protocol):
 Step = Annotated[Positive, Field(lt=1)]
 
 
-class Linear(Settings):
+class Linear(ScheduleSettings):
     """beta rises linearly; its ends are given for T = 1000 and scaled by 1000 / T.
 
     References:
@@ -96,11 +99,11 @@ class Linear(Settings):
     beta_end: Step
 
     def betas(self, T: int) -> Betas:
-        """See the class."""
+        """See `ScheduleSettings`."""
         return torch.linspace(self.beta_start, self.beta_end, T, dtype=torch.float64) * (1000 / T)
 
 
-class ScaledLinear(Settings):
+class ScaledLinear(ScheduleSettings):
     """sqrt(beta) rises linearly; the ends of beta are given for T = 1000 and scaled by 1000 / T.
 
     References:
@@ -111,12 +114,12 @@ class ScaledLinear(Settings):
     beta_end: Step
 
     def betas(self, T: int) -> Betas:
-        """See the class."""
+        """See `ScheduleSettings`."""
         start, end = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
         return torch.linspace(start, end, T, dtype=torch.float64).square() * (1000 / T)
 
 
-class Cosine(Settings):
+class Cosine(ScheduleSettings):
     """alpha_bar = f(t / T) / f(0) with f(r) = cos^2(pi / 2 (r + s) / (1 + s)); beta <= beta_max.
 
     References:
@@ -127,15 +130,15 @@ class Cosine(Settings):
     beta_max: Step
 
     def betas(self, T: int) -> Betas:
-        """See the class."""
+        """See `ScheduleSettings`."""
 
-        def f(r: Betas) -> Betas:
+        def f(r: Table) -> Table:
             return torch.cos((r + self.s) / (1 + self.s) * math.pi / 2).square()
 
         return _betas_of(f, T, self.beta_max)
 
 
-class Sigmoid(Settings):
+class Sigmoid(ScheduleSettings):
     """alpha_bar falls as a sigmoid, from 1 at t = 0 towards 0 at t = T; beta <= beta_max.
 
     With g(r) = sigmoid((start + r (end - start)) / tau), alpha_bar is
@@ -152,15 +155,15 @@ class Sigmoid(Settings):
     beta_max: Step
 
     @model_validator(mode="after")
-    def _rises(self) -> Self:
+    def _rises(self) -> "Sigmoid":
         if self.start >= self.end:
             raise ValueError("start should be less than end")
         return self
 
     def betas(self, T: int) -> Betas:
-        """See the class."""
+        """See `ScheduleSettings`."""
 
-        def f(r: Betas) -> Betas:
+        def f(r: Table) -> Table:
             g = torch.sigmoid((self.start + r * (self.end - self.start)) / self.tau)
             return g[-1] - g
 
@@ -206,7 +209,7 @@ def schedule_of(params: Params) -> Schedule:
     return make_schedule(name, values, params.diffusion.T)
 
 
-SCHEDULES: dict[str, type[Linear | ScaledLinear | Cosine | Sigmoid]] = {
+SCHEDULES: dict[str, type[ScheduleSettings]] = {
     "linear": Linear,
     "scaled_linear": ScaledLinear,
     "cosine": Cosine,

@@ -1,10 +1,13 @@
 """Measure the samples against fresh true points."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from ddpm.datasets import SPIRAL
 from ddpm.files import read_json, read_points, reading, sha256, write_array, write_csv, write_json
-from ddpm.metrics import beside_floor, energy_distance, sliced_wasserstein
+from ddpm.metrics import Distance, beside_floor, energy_distance, sliced_wasserstein
 from ddpm.model_file import load_denoiser
 from ddpm.params import load
 from ddpm.runtime import stream
@@ -31,10 +34,14 @@ def main() -> None:
         (SPIRAL.sample(n, noise, generator=null), SPIRAL.sample(n, noise, generator=null))
         for _ in range(params.evaluate.null_pairs)
     ]
-    energy = beside_floor(energy_distance, samples, truth, pairs)
-    sliced = beside_floor(
-        lambda x, y: sliced_wasserstein(x, y, params.evaluate.directions), samples, truth, pairs
-    )
+    distances: dict[str, Callable[[torch.Tensor, torch.Tensor], Distance]] = {
+        "energy_distance": energy_distance,
+        "sliced_wasserstein": partial(sliced_wasserstein, directions=params.evaluate.directions),
+    }
+    estimates = {
+        name: beside_floor(distance(samples, truth), [distance(*pair) for pair in pairs])._asdict()
+        for name, distance in distances.items()
+    }
     rms, ks = {}, {}
     for name, points in (("value", samples), ("truth", truth)):
         u, distance = SPIRAL.project(points)
@@ -46,8 +53,7 @@ def main() -> None:
         {
             "forward": {"prior_gap": prior_gap},
             "samples": {
-                "energy_distance": energy._asdict(),
-                "sliced_wasserstein": sliced._asdict(),
+                **estimates,
                 "curve_rms": rms,
                 "curve_ks": ks,
             },

@@ -1,0 +1,88 @@
+"""Shared fixtures; shapes in signatures are checked at run time in every test."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports ddpm, and so before torch loads: ddpm pins the arithmetic.
+install_import_hook("ddpm", "beartype.beartype")
+
+import torch  # noqa: E402
+from ruamel.yaml import YAML  # noqa: E402
+
+from ddpm.params import Params  # noqa: E402
+from ddpm.schedules import SCHEDULES, Schedule, make_schedule  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+# Every size as small as it can be while every stage still does all that it does.
+SMALL = {
+    "data.n_train": 300,
+    "data.n_test": 200,
+    "diffusion.T": 30,
+    "model.width": 16,
+    "model.blocks": 1,
+    "model.fourier_features": 8,
+    "model.time_features": 4,
+    "train.steps": 40,
+    "train.batch": 32,
+    "train.warmup": 5,
+    "train.log_every": 20,
+    "sample.n": 250,
+    "sample.steps": 30,
+    "sample.block": 100,
+    "sample.trajectories": 120,
+    "sample.frames": 6,
+    "evaluate.null_pairs": 3,
+    "evaluate.directions": 8,
+}
+
+
+def shipped() -> dict[str, Any]:
+    """The committed params.yaml as plain values."""
+    values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert isinstance(values, dict)
+    return values
+
+
+def changed(values: dict[str, Any], **changes: object) -> dict[str, Any]:
+    """Set dotted parameters, such as `**{"train.lr": 1}`; None removes one."""
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        target = values
+        for section in sections:
+            target = target[section]
+        if value is None:
+            del target[last]
+        else:
+            target[last] = value
+    return values
+
+
+def write_params(folder: Path, values: dict[str, Any]) -> Path:
+    path = folder / "params.yaml"
+    with path.open("w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+    return path
+
+
+def shipped_schedule(name: str, T: int = 1000) -> Schedule:
+    return make_schedule(name, SCHEDULES[name].model_validate(shipped()["schedules"][name]), T)
+
+
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """The shipped parameters at small sizes."""
+    return changed(shipped(), **SMALL)
+
+
+@pytest.fixture
+def params(small: dict[str, Any]) -> Params:
+    return Params.model_validate(small)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

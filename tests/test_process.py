@@ -1,0 +1,118 @@
+import math
+
+import pytest
+import torch
+from conftest import shipped_schedule
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from ddpm.process import PREDICTIONS, Denoiser, diffuse, posterior, prior_gap, q_sample, q_step
+from ddpm.schedules import SCHEDULES, Schedule
+
+
+@pytest.fixture(params=SCHEDULES)
+def schedule(request: pytest.FixtureRequest) -> Schedule:
+    return shipped_schedule(request.param, 60)
+
+
+def test_steps_one_by_one_are_the_closed_form(schedule: Schedule) -> None:
+    # Without noise a step multiplies the mean; the variance follows var -> (1 - beta) var + beta.
+    one, zero = torch.ones(1, 2).double(), torch.zeros(1, 2).double()
+    mean, variance = one, 0.0
+    for t in range(1, schedule.T + 1):
+        mean = q_step(schedule, mean, t, zero)
+        noise = float(q_step(schedule, zero, t, one)[0, 0])
+        variance = variance * float(q_step(schedule, one, t, zero)[0, 0]) ** 2 + noise**2
+        torch.testing.assert_close(mean, q_sample(schedule, one, t, zero))
+        assert math.sqrt(variance) == pytest.approx(float(q_sample(schedule, zero, t, one)[0, 0]))
+
+
+def test_each_point_may_have_its_own_time(schedule: Schedule, generator: torch.Generator) -> None:
+    x0, eps = torch.randn(2, 3, 2, generator=generator).unbind()
+    t = torch.tensor([0, 20, 60])
+    together = q_sample(schedule, x0, t, eps)
+    for k in range(3):
+        alone = q_sample(schedule, x0[k : k + 1], int(t[k]), eps[k : k + 1])
+        torch.testing.assert_close(together[k : k + 1], alone)
+    assert torch.equal(together[0], x0[0])
+    assert together.dtype == torch.float32
+
+
+def test_diffusing_keeps_what_is_asked_and_ends_as_the_closed_form_says(
+    generator: torch.Generator,
+) -> None:
+    schedule = shipped_schedule("scaled_linear", 40)
+    x0 = torch.full((20_000, 2), 3.0).double()
+    kept = diffuse(schedule, x0, {0, 17, 40}, generator=generator)
+    assert list(kept) == [0, 17, 40]
+    assert torch.equal(kept[0], x0)
+    for t in (17, 40):
+        n, a, sigma = x0.numel(), float(schedule.alpha_bar[t].sqrt()), float(schedule.sigma[t])
+        assert float(kept[t].mean()) == pytest.approx(3 * a, abs=4 * sigma / math.sqrt(n))
+        assert float(kept[t].std()) == pytest.approx(sigma, rel=4 / math.sqrt(2 * n))
+
+
+@pytest.mark.parametrize(("t", "s"), [(60, 59), (60, 20), (31, 30), (2, 1)])
+def test_the_posterior_is_what_bayes_rule_gives(schedule: Schedule, t: int, s: int) -> None:
+    # q(x_s | x_t, x_0) is proportional to q(x_t | x_s) q(x_s | x_0): precisions add.
+    ratio = float(schedule.alpha_bar[t] / schedule.alpha_bar[s])
+    a_s, var_s = float(schedule.alpha_bar[s].sqrt()), float(schedule.sigma[s] ** 2)
+    precision = ratio / (1 - ratio) + 1 / var_s
+    q = posterior(schedule, t, s)
+    assert q.variance == pytest.approx(1 / precision)
+    assert q.x_t == pytest.approx(math.sqrt(ratio) / (1 - ratio) / precision)
+    assert q.x0 == pytest.approx(a_s / var_s / precision)
+    assert q.beta == pytest.approx(1 - ratio)
+
+
+def test_the_posterior_of_data_is_the_data(schedule: Schedule) -> None:
+    for t in (1, 30, 60):
+        q = posterior(schedule, t, 0)
+        assert q.x0 == pytest.approx(1)
+        assert (q.x_t, q.variance) == (0, 0)
+
+
+@pytest.mark.parametrize(("t", "s"), [(5, 5), (5, 6), (61, 3), (3, -1)])
+def test_a_posterior_that_does_not_go_back_is_refused(schedule: Schedule, t: int, s: int) -> None:
+    with pytest.raises(ValueError, match=rf"t is {t} and s is {s} but should be 0 <= s < t <= 60"):
+        posterior(schedule, t, s)
+
+
+def test_the_prior_gap_is_the_mean_divergence(
+    schedule: Schedule, generator: torch.Generator
+) -> None:
+    x0 = torch.randn(7, 2, generator=generator).double()
+    alpha_bar, eye = schedule.alpha_bar[-1], torch.eye(2).double()
+    ends = MultivariateNormal(alpha_bar.sqrt() * x0, (1 - alpha_bar) * eye)
+    expected = kl_divergence(ends, MultivariateNormal(torch.zeros(2).double(), eye)).mean()
+    assert prior_gap(schedule, x0) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_prior_gap_tells_noise_from_the_blogs_schedule(generator: torch.Generator) -> None:
+    x0 = torch.randn(1000, 2, generator=generator)
+    assert prior_gap(shipped_schedule("linear"), x0) < 1e-4
+    assert prior_gap(shipped_schedule("first_principles"), x0) > 3
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize("t", [1, 30, 60])
+def test_the_target_is_split_back_into_x0_and_eps(
+    schedule: Schedule, generator: torch.Generator, name: str, t: int
+) -> None:
+    x0, eps = torch.randn(2, 9, 2, generator=generator).double().unbind()
+    a, sigma = float(schedule.alpha_bar[t].sqrt()), float(schedule.sigma[t])
+    x_t = q_sample(schedule, x0, t, eps)
+    target = PREDICTIONS[name].target(x0, eps, a, sigma)
+    denoiser = Denoiser(lambda x, time: target, PREDICTIONS[name], schedule)
+    x0_hat, eps_hat = denoiser(x_t, t)
+    torch.testing.assert_close(x0_hat, x0, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(eps_hat, eps, rtol=1e-5, atol=1e-7)
+
+
+def test_v_is_the_derivative_of_x_t_along_the_circle() -> None:
+    # With a = cos(angle) and sigma = sin(angle), v = d x_t / d angle (Salimans & Ho 2022, app. D).
+    x0, eps = torch.tensor([[0.3, -2.0]]), torch.tensor([[1.5, 0.2]])
+    angle = torch.tensor(0.7, requires_grad=True)
+    x_t = angle.cos() * x0 + angle.sin() * eps
+    slopes = [torch.autograd.grad(x_t[0, k], angle, retain_graph=True)[0] for k in (0, 1)]
+    v = PREDICTIONS["v"].target(x0, eps, math.cos(0.7), math.sin(0.7))
+    torch.testing.assert_close(v[0], torch.stack(slopes))

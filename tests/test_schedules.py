@@ -1,0 +1,102 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import changed, shipped, shipped_schedule
+from diffusers import DDPMScheduler
+
+from ddpm.errors import UserError
+from ddpm.params import Params
+from ddpm.schedules import SCHEDULES, Schedule, make_schedule, schedule_of
+
+
+@pytest.mark.parametrize("T", [50, 1000, 4000])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_tables_agree_with_each_other(name: str, T: int) -> None:
+    schedule = shipped_schedule(name, T)
+    assert schedule.T == T
+    assert float(schedule.alpha_bar[0]) == 1
+    assert float(schedule.beta[0]) == 0
+    assert float(schedule.sigma[0]) == 0
+    assert bool((schedule.alpha_bar.diff() < 0).all())
+    torch.testing.assert_close(schedule.alpha_bar, (1 - schedule.beta).cumprod(0))
+    torch.testing.assert_close(schedule.sigma**2 + schedule.alpha_bar, torch.ones(T + 1).double())
+    snr = schedule.alpha_bar[1:] / schedule.sigma[1:] ** 2
+    torch.testing.assert_close(schedule.log_snr[1:].exp(), snr, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("linear", {"beta_schedule": "linear"}),
+        (
+            "scaled_linear",
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        ),
+        ("cosine", {"beta_schedule": "squaredcos_cap_v2"}),
+        (
+            "first_principles",
+            {"beta_schedule": "linear", "beta_start": 8e-6, "beta_end": 9e-5},
+        ),
+    ],
+)
+def test_alpha_bar_equals_that_of_diffusers(name: str, theirs: dict[str, object]) -> None:
+    # Theirs are float32 products of a thousand factors.
+    expected = DDPMScheduler(num_train_timesteps=1000, **theirs).alphas_cumprod
+    difference = shipped_schedule(name).alpha_bar[1:] - expected.double()
+    assert float(difference.abs().max()) < 1e-6
+
+
+def test_sigmoid_follows_its_closed_form_until_beta_is_clipped() -> None:
+    def g(r: float) -> float:
+        return 1 / (1 + math.exp(-(-3 + 6 * r)))
+
+    alpha_bar = shipped_schedule("sigmoid").alpha_bar
+    for t in (1, 250, 500, 999):
+        expected = (g(1) - g(t / 1000)) / (g(1) - g(0))
+        assert float(alpha_bar[t]) == pytest.approx(expected, rel=1e-9)
+    assert float(alpha_bar[1000] / alpha_bar[999]) == pytest.approx(1e-3)
+
+
+def test_small_noise_keeps_its_digits() -> None:
+    # 1 - (1 - 1e-9)^t in float64 would keep seven digits of these.
+    schedule = Schedule.from_betas(torch.full((3,), 1e-9, dtype=torch.float64))
+    expected = np.sqrt([1e-9, 2e-9 - 1e-18, 3e-9 - 3e-18])
+    np.testing.assert_allclose(schedule.sigma[1:].numpy(), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("linear", 21), ("scaled_linear", 13)])
+def test_a_number_of_steps_that_is_too_small_is_refused_with_the_smallest_that_works(
+    name: str, smallest: int
+) -> None:
+    for T in (smallest - 1, max(2, smallest // 2)):
+        with pytest.raises(UserError, match=rf"diffusion\.T is {T} .* to at least {smallest}$"):
+            shipped_schedule(name, T)
+    assert smallest == shipped_schedule(name, smallest).T
+
+
+@pytest.mark.parametrize("name", ["cosine", "sigmoid", "first_principles"])
+def test_clipped_and_small_steps_allow_any_number_of_them(name: str) -> None:
+    for T in (1, 2, 3):
+        assert float(shipped_schedule(name, T).beta.max()) < 1
+
+
+def test_an_unknown_schedule_is_refused_with_the_choices() -> None:
+    params = Params.model_validate(changed(shipped(), schedule="cosinus"))
+    with pytest.raises(UserError, match=r"schedule is 'cosinus' but should be one of linear, .*co"):
+        schedule_of(params)
+
+
+def test_a_schedule_without_its_settings_is_refused() -> None:
+    params = Params.model_validate(changed(shipped(), **{"schedules.linear": None}))
+    with pytest.raises(UserError, match=r"schedules\.linear is missing; add it to params\.yaml"):
+        schedule_of(params)
+
+
+def test_a_schedule_without_noise_is_refused() -> None:
+    # The sigmoid is 1 to float64's last digit all the way.
+    given = {"start": 50, "end": 100, "tau": 1, "beta_max": 0.999}
+    values = SCHEDULES["sigmoid"].model_validate(given)
+    with pytest.raises(UserError, match=r"schedules\.sigmoid has a beta of nan at T = 100"):
+        make_schedule("sigmoid", values, 100)

@@ -1,0 +1,65 @@
+"""The layers of the library, and what alone may do what."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+# Import only from a lower level. `errors` and `files` stand below `runtime` so that `figures` and
+# `params` need no torch.
+LEVELS = [
+    {"errors"},
+    {"params", "files"},
+    {"runtime"},
+    {"schedules", "datasets", "denoiser", "metrics"},
+    {"process"},
+    {"samplers", "training", "model_file"},
+    {"figures"},
+]
+MODULES = sorted(path for path in (ROOT / "ddpm").glob("*.py") if path.stem != "__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Every name that a file imports: `a.b` for `import a.b` and for `from a import b`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def test_every_module_has_a_level() -> None:
+    assert {path.stem for path in MODULES} == set().union(*LEVELS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_imports_only_from_lower_levels(path: Path) -> None:
+    level = next(k for k, modules in enumerate(LEVELS) if path.stem in modules)
+    below = set().union(*LEVELS[:level])
+    used = {name.split(".")[1] for name in imported(path) if name.startswith("ddpm.")}
+    assert used <= below
+    assert not any(name.split(".")[0] == "stages" for name in imported(path))
+
+
+def users_of(package: str) -> set[str]:
+    files = [*(ROOT / "ddpm").glob("*.py"), *(ROOT / "stages").glob("*.py")]
+    return {
+        path.stem
+        for path in files
+        if any(name == package or name.startswith(f"{package}.") for name in imported(path))
+    }
+
+
+def test_only_params_reads_yaml_and_only_figures_draws() -> None:
+    assert users_of("ruamel") == {"params"}
+    assert users_of("yaml") == set()
+    assert users_of("matplotlib") == {"figures"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_is_short_enough_to_read(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 400

@@ -1,0 +1,186 @@
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import shipped_schedule
+from torch import nn
+
+from ddpm import training
+from ddpm.denoiser import ResidualMLP
+from ddpm.errors import UserError
+from ddpm.params import Params
+from ddpm.process import PREDICTIONS, Denoiser
+from ddpm.runtime import stream
+from ddpm.training import Record, Task, learning_rate, loss_of, train
+
+
+def made(params: Params) -> ResidualMLP:
+    network = ResidualMLP(params.model, params.diffusion.T)
+    network.initialise(generator=stream(0, "network"))
+    return network
+
+
+def task_of(prediction: str, T: int = 30) -> Task:
+    return Task(shipped_schedule("linear", T), PREDICTIONS[prediction])
+
+
+def trained(
+    params: Params, prediction: str = "v", **settings: float
+) -> tuple[nn.Module, nn.Module, list[Record]]:
+    network = made(params)
+    points = torch.randn(64, 2, generator=stream(0, "points"))
+    changed = params.train.model_copy(update=settings)
+    averaged, records = train(
+        network, task_of(prediction), points, points[:20], settings=changed, seed=0
+    )
+    return network, averaged, records
+
+
+@pytest.mark.parametrize("n", [1, 7, 30, 64])
+def test_times_are_stratified_over_one_to_T(n: int) -> None:  # noqa: N802
+    generator = stream(0, "times")
+    x0 = torch.zeros(200, n, 2)
+    t = task_of("v", 30).batch(x0, generator=generator).t
+    assert t.shape == (200, n)
+    assert float(t.min()) >= 1
+    assert float(t.max()) <= 30
+    stratum = torch.arange(n) / n * 30
+    assert bool((t >= stratum.floor() + 1).all())
+    assert bool((t <= (stratum + 30 / n).ceil()).all())
+    counts = torch.bincount(t.flatten().long(), minlength=31)[1:]
+    expected = 200 * n / 30
+    assert float((counts - expected).abs().max()) < 5 * math.sqrt(expected) + 1
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_batch_asks_for_what_the_prediction_says(prediction: str) -> None:
+    task = task_of(prediction)
+    x0 = torch.randn(50, 2, generator=stream(0, "x0"))
+    batch = task.batch(x0, generator=stream(0, "batch"))
+    for k in range(50):
+        denoiser = Denoiser(
+            lambda x, t, k=k: batch.target[k : k + 1], task.prediction, task.schedule
+        )
+        x0_hat, eps_hat = denoiser(batch.x_t[k : k + 1], int(batch.t[k]))
+        torch.testing.assert_close(x0_hat, x0[k : k + 1], rtol=1e-3, atol=1e-3)
+        assert float(eps_hat.abs().max()) < 6
+
+
+def test_the_rate_rises_and_then_falls_as_a_cosine(params: Params) -> None:
+    settings = params.train.model_copy(update={"steps": 1000, "warmup": 100, "lr": 2.0})
+    rates = [learning_rate(settings, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.02)
+    assert max(rates) == rates[99] < 2.0
+    assert rates[500] == pytest.approx(1.0)
+    assert rates[999] < 1e-4
+    assert all(a > b for a, b in itertools.pairwise(rates[100:]))
+    none = settings.model_copy(update={"warmup": 0})
+    assert learning_rate(none, 0) == 2.0
+
+
+def test_weights_as_one_vector_give_the_same_output_and_gradient(params: Params) -> None:
+    network, x = made(params), torch.randn(9, 2, generator=stream(0, "x"))
+    nn.init.normal_(network.read_out.weight, generator=stream(0, "weight"))
+    plain = copy.deepcopy(network)
+    vector = training._as_one_vector(network)
+    for model in (plain, network):
+        model(x, torch.tensor([3.0])).square().sum().backward()
+    assert torch.equal(vector, nn.utils.parameters_to_vector(plain.parameters()))
+    gradients = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])
+    assert torch.equal(vector.grad, gradients)
+    vector.data.zero_()
+    assert not any(bool(parameter.any()) for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_same_seed_gives_the_same_bits(params: Params, prediction: str) -> None:
+    runs = [trained(params, prediction) for _ in range(2)]
+    for which in (0, 1):
+        states = [run[which].state_dict() for run in runs]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert runs[0][2] == runs[1][2]
+
+
+def test_records_come_at_every_interval_and_at_the_end(params: Params) -> None:
+    *_, records = trained(params, steps=50, log_every=20)
+    assert [record.step for record in records] == [20, 40, 50]
+    assert all(math.isfinite(value) for record in records for value in record)
+
+
+def test_the_average_follows_the_weights_with_the_ramped_decay(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After step k the decay is (1 + k) / (10 + k), at most ema_decay: with 0 it is the weights.
+    network, averaged, _ = trained(params, ema_decay=0.0)
+    for one, other in zip(network.parameters(), averaged.parameters(), strict=True):
+        assert torch.equal(one, other)
+    start = nn.utils.parameters_to_vector(made(params).parameters())
+    network, averaged, _ = trained(params, steps=1, ema_decay=0.999)
+    end = nn.utils.parameters_to_vector(network.parameters())
+    expected = start + (end - start) * 0.9
+    torch.testing.assert_close(nn.utils.parameters_to_vector(averaged.parameters()), expected)
+
+
+def test_clipping_bounds_the_first_step(params: Params) -> None:
+    # AdamW's first step is lr times the gradient's sign, unless the gradient nears its epsilon.
+    *_, loose = trained(params, steps=1, grad_clip=1e9)
+    *_, tight = trained(params, steps=1, grad_clip=1e-9)
+    assert loose[0].grad_norm == tight[0].grad_norm > 1e-3
+    moved = {}
+    for clip in (1e9, 1e-12):
+        network, *_ = trained(params, steps=1, warmup=0, grad_clip=clip)
+        start = nn.utils.parameters_to_vector(made(params).parameters())
+        end = nn.utils.parameters_to_vector(network.parameters())
+        moved[clip] = (end - start).abs().max().item()
+    assert moved[1e9] == pytest.approx(params.train.lr, rel=1e-3)
+    assert moved[1e-12] < 1e-3 * params.train.lr
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_one_point_is_learned(params: Params, prediction: str) -> None:
+    # All data at c: the best prediction is known, and its loss is 0.
+    point = torch.tensor([[0.8, -0.5]])
+    network, task = made(params), task_of(prediction)
+    settings = params.train.model_copy(update={"steps": 1500, "batch": 128, "lr": 0.01})
+    averaged, records = train(network, task, point, point, settings=settings, seed=0)
+    scale = float(task.batch(point.repeat(999, 1), generator=stream(1, "s")).target.square().mean())
+    assert records[-1].val_loss < 0.02 * scale
+    denoiser = Denoiser(averaged, task.prediction, task.schedule)
+    with torch.no_grad():
+        x0_hat, _ = denoiser(0.7 * point + torch.tensor([[0.3, -0.4], [-0.5, 0.1]]), 12)
+    torch.testing.assert_close(x0_hat, point.repeat(2, 1), rtol=0, atol=0.15)
+
+
+def test_the_validation_loss_repeats_its_noise(params: Params) -> None:
+    # With a rate of almost nothing the network stays, and so must its loss on the test points.
+    *_, records = trained(params, lr=1e-30, steps=60, log_every=20)
+    assert len({record.val_loss for record in records}) == 1
+    assert len({record.loss for record in records}) == 3
+
+
+def test_training_that_diverges_is_told_in_one_line(params: Params) -> None:
+    with pytest.raises(
+        UserError, match=r"diverged by step \d+ \(loss .*\) with train\.lr = 10; low"
+    ):
+        trained(params, lr=10.0, steps=4000, grad_clip=1e30, log_every=1000, weight_decay=10.0)
+
+
+def test_the_loss_is_the_mean_over_points_and_coordinates(params: Params) -> None:
+    task = task_of("eps")
+    batch = task.batch(torch.zeros(40, 2), generator=stream(0, "batch"))
+    # A new network says zero.
+    expected = sum(float(value) ** 2 for value in batch.target.flatten()) / 80
+    assert loss_of(made(params), batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_validation_uses_the_averaged_weights(params: Params) -> None:
+    _, averaged, records = trained(params)
+    task = task_of("v")
+    points = torch.randn(64, 2, generator=stream(0, "points"))
+    batch = task.batch(
+        points[:20].repeat(training._VALIDATION_DRAWS, 1), generator=stream(0, "train/validation")
+    )
+    with torch.no_grad():
+        assert records[-1].val_loss == pytest.approx(float(loss_of(averaged, batch)))
