@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ddpm.runtime import distances, sqrt
+
 Parameters = Float64[Tensor, " n"]
 ExactPoints = Float64[Tensor, "n 2"]
 
@@ -90,13 +92,13 @@ class Curve:
         """
         grid = self._grid
         nodes = self.points(grid)
-        nearest = torch.cat([torch.cdist(block, nodes).argmin(1) for block in x.split(1024)])
+        nearest = torch.cat([distances(block, nodes).argmin(1) for block in x.split(1024)])
 
         def squared(u: Parameters) -> Parameters:
             return (self.points(u) - x).square().sum(1)
 
         u = self._refine(squared, grid[nearest])
-        return u, squared(u).sqrt()
+        return u, sqrt(squared(u))
 
     def uniformity(self, u: Parameters) -> float:
         """Kolmogorov-Smirnov distance between the empirical distribution of u and the uniform.
@@ -154,12 +156,12 @@ class Scaling:
         """The scaling that gives the points mean 0 and mean squared norm 2."""
         exact = points.double()
         mean = exact.mean(0)
-        return cls(mean, float((exact - mean).square().mean().sqrt()))
+        return cls(mean, math.sqrt(float((exact - mean).square().mean())))
 
-    def to_model(self, x: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
+    def to_model(self, x: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Data units to model units, in the precision of x."""
         return (x - self.mean.to(x)) / self.scale
 
-    def to_data(self, z: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
+    def to_data(self, z: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Model units to data units, in the precision of z."""
         return self.mean.to(z) + self.scale * z

@@ -115,6 +115,8 @@ def read_csv(path: Path, names: Sequence[str], *, stage: str) -> dict[str, list[
     """
     with reading(path, stage), path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+        if not rows:
+            raise ValueError("it holds no rows")
         return {name: [float(row[name]) for row in rows] for name in names}
 
 

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ddpm.runtime import in_parallel
+from ddpm.runtime import distances, in_parallel
 
 Points = Float64[Tensor, "n 2"]
 OtherPoints = Float64[Tensor, "m 2"]
 
 # Rows of distances held at once by one thread: with 10,000 columns, what its cache can hold.
-_ROWS = 32
+_ROWS = 16
 # Rows that one thread takes on at a time; a multiple of the above.
 _BLOCK = 1024
 _DIRECTIONS_AT_ONCE = 16
@@ -76,15 +76,13 @@ def _mean_distances(
     x: Points, y: OtherPoints
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " m"]]:
     """Mean distance from each x to all y, and from each y to all x, in bounded memory."""
-    columns = y.T.contiguous()
 
     def sums(block: Points) -> tuple[Tensor, Tensor]:
-        buffers = _buffers(len(y))
         by_row, by_column = [], torch.zeros(len(y), dtype=torch.float64)
         for rows in block.split(_ROWS):
-            distances = _distances(rows, columns, buffers)
-            by_row.append(distances.sum(1))
-            by_column += distances.sum(0)
+            far = distances(rows, y)
+            by_row.append(far.sum(1))
+            by_column += far.sum(0)
         return torch.cat(by_row), by_column
 
     by_row, by_column = zip(*in_parallel(sums, x.split(_BLOCK)), strict=True)
@@ -93,38 +91,19 @@ def _mean_distances(
 
 def _mean_distances_within(x: Points) -> Float64[Tensor, " n"]:
     """Mean distance from each x to all others; each pair is computed once."""
-    columns = x.T.contiguous()
 
     def sums(block: range) -> Tensor:
-        buffers = _buffers(len(x))
         total = torch.zeros(len(x), dtype=torch.float64)
         for start in block[::_ROWS]:
             stop = min(start + _ROWS, len(x))
-            distances = _distances(x[start:stop], columns[:, start:], buffers)
-            total[start:stop] += distances.sum(1)
-            total[stop:] += distances[:, stop - start :].sum(0)
+            far = distances(x[start:stop], x[start:])
+            total[start:stop] += far.sum(1)
+            total[stop:] += far[:, stop - start :].sum(0)
         return total
 
     starts = range(len(x))
     blocks = [starts[k : k + _BLOCK] for k in starts[::_BLOCK]]
     return torch.stack(in_parallel(sums, blocks)).sum(0) / (len(x) - 1)
-
-
-def _buffers(columns: int) -> Float64[Tensor, "2 rows columns"]:
-    """Memory to use again for every few rows: fresh memory would cost more than the arithmetic."""
-    return torch.empty(2, _ROWS, columns, dtype=torch.float64)
-
-
-def _distances(
-    rows: Float64[Tensor, "k 2"],
-    columns: Float64[Tensor, "2 m"],
-    buffers: Float64[Tensor, "2 rows columns"],
-) -> Float64[Tensor, "k m"]:
-    """Distances from few points to many; the result lies in the buffers."""
-    first, second = buffers[:, : len(rows), : columns.shape[1]].unbind()
-    torch.sub(rows[:, :1], columns[0], out=first)
-    torch.sub(rows[:, 1:], columns[1], out=second)
-    return first.mul_(first).addcmul_(second, second).sqrt_()
 
 
 def sliced_wasserstein(x: Points, y: OtherPoints, directions: int) -> Distance:

@@ -19,27 +19,31 @@ from torch import Tensor, nn
 from ddpm.datasets import Scaling
 from ddpm.denoiser import ResidualMLP
 from ddpm.errors import UserError
-from ddpm.files import reading, replacing
+from ddpm.files import reading, replacing, sha256
 from ddpm.params import PARAMS_FILE, Params, choose
 from ddpm.process import PREDICTIONS, Denoiser
 from ddpm.schedules import schedule_of
 
 _STAGE = "train"
+_DATA = "data_sha256"
 
 
-def recipe_of(params: Params, data_hash: str) -> dict[str, Any]:
+def recipe_of(params: Params, data: Path) -> dict[str, Any]:
     """All that determines a model, but for the code: parameters and training data.
 
     Device, sampler and sample sizes are not part of it.
 
     Args:
         params: The present parameters.
-        data_hash: Of the file of training points.
+        data: The file of training points; its bytes are hashed.
+
+    Raises:
+        UserError: If the data cannot be read.
     """
     name = params.schedule
     return {
         "data": params.data.model_dump(),
-        "data_sha256": data_hash,
+        _DATA: sha256(data, stage="generate"),
         "diffusion": params.diffusion.model_dump(),
         "model": params.model.model_dump(),
         "prediction": params.prediction,
@@ -74,14 +78,14 @@ def save_model(
 
 
 def load_denoiser(
-    path: Path, params: Params, data_hash: str, device: torch.device
+    path: Path, params: Params, data: Path, device: torch.device
 ) -> tuple[Denoiser, Scaling]:
     """Load a model that was made from the present parameters and data.
 
     Args:
         path: The file.
         params: The present parameters.
-        data_hash: Of the present file of training points.
+        data: The present file of training points.
         device: Where to put the network.
 
     Returns:
@@ -93,11 +97,12 @@ def load_denoiser(
     schedule = schedule_of(params)
     prediction = choose("prediction", params.prediction, PREDICTIONS)
     network = ResidualMLP(params.model, schedule.T)
+    recipe = recipe_of(params, data)
     with reading(path, _STAGE):
         try:
             with safe_open(path, framework="pt") as file:
                 saved = json.loads((file.metadata() or {})["recipe"])
-                _refuse_other(path, saved, recipe_of(params, data_hash))
+                _refuse_other(saved, recipe, path, data)
                 state = {
                     name: _tensor(file.get_tensor(f"ema.{name}"), like=tensor)
                     for name, tensor in network.state_dict().items()
@@ -123,16 +128,16 @@ def _tensor(tensor: Tensor, *, like: Tensor) -> Tensor:
     return tensor
 
 
-def _refuse_other(path: Path, saved: object, recipe: dict[str, Any]) -> None:
+def _refuse_other(saved: object, recipe: dict[str, Any], path: Path, data: Path) -> None:
     before, now = dict(_leaves(saved)), dict(_leaves(json.loads(json.dumps(recipe))))
     different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if not different:
         return
-    # The schedule's name says more than its settings.
-    key = min(different, key=lambda key: (key != "schedule", key == "data_sha256"))
-    if key == "data_sha256":
+    # The schedule's name says more than its settings, and parameters more than a hash.
+    key = min(different, key=lambda key: (key != "schedule", key == _DATA))
+    if key == _DATA:
         raise UserError(
-            f"{path} was trained on other data than the present training points; train again with"
+            f"{path} was trained on other data than what is now in {data}; make both again with"
             f" `dvc repro {_STAGE}`"
         )
     raise UserError(

@@ -23,12 +23,33 @@ from tqdm import trange
 
 from ddpm.schedules import Schedule
 
-Batch = Float[Tensor, "batch *shape"]
-# One coefficient for all points, or one for each.
-Coefficient = float | Float[Tensor, "batch *ones"]
+Batch = Float[Tensor, "*shape"]
+# One time for all points or one for each; and what it gives.
+Times = int | Int[Tensor, "*leading"]
+Coefficient = float | Float[Tensor, "*broadcast"]
 
 
-def q_sample(schedule: Schedule, x0: Batch, t: int | Int[Tensor, " batch"], eps: Batch) -> Batch:
+def coefficients(
+    schedule: Schedule, t: Times, like: Batch
+) -> tuple[Float[Tensor, "*broadcast"], Float[Tensor, "*broadcast"]]:
+    """sqrt(alpha_bar_t) and sigma_t, shaped to multiply points.
+
+    Args:
+        schedule: Supplies alpha_bar.
+        t: Time in 0 ... T, one for all points or one for each (the leading axes of `like`).
+        like: Points, whose precision and device the coefficients take.
+    """
+    index = torch.as_tensor(t, device=like.device)
+    shape = (*index.shape, *(1 for _ in range(like.ndim - index.ndim)))
+    # First the precision, then the device: not every device holds float64.
+    a, sigma = (
+        table.to(like.dtype).to(like.device)[index].reshape(shape)
+        for table in (schedule.sqrt_alpha_bar, schedule.sigma)
+    )
+    return a, sigma
+
+
+def q_sample(schedule: Schedule, x0: Batch, t: Times, eps: Batch) -> Batch:
     """Closed form of the forward process: x_t from x_0.
 
     Args:
@@ -43,9 +64,8 @@ def q_sample(schedule: Schedule, x0: Batch, t: int | Int[Tensor, " batch"], eps:
     References:
         Ho et al. 2020, eq. 4.
     """
-    a, sigma = schedule.alpha_bar.sqrt()[t], schedule.sigma[t]
-    shape = (-1,) + (1,) * (x0.ndim - 1) if isinstance(t, Tensor) else ()
-    return a.to(x0).reshape(shape) * x0 + sigma.to(x0).reshape(shape) * eps
+    a, sigma = coefficients(schedule, t, x0)
+    return a * x0 + sigma * eps
 
 
 def q_step(schedule: Schedule, x: Batch, t: int, eps: Batch) -> Batch:
@@ -173,7 +193,7 @@ class Denoiser:
     def __call__(self, x_t: Batch, t: int) -> tuple[Batch, Batch]:
         """Estimates (x0_hat, eps_hat) at time t in 1 ... T, model units."""
         said = self.function(x_t, x_t.new_tensor([t]))
-        a, sigma = math.sqrt(self.schedule.alpha_bar[t]), float(self.schedule.sigma[t])
+        a, sigma = float(self.schedule.sqrt_alpha_bar[t]), float(self.schedule.sigma[t])
         return self.prediction.split(said, x_t, a, sigma)
 
 

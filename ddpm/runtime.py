@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ddpm.errors import UserError
 
@@ -37,6 +40,19 @@ def resolve_device(name: str) -> torch.device:
     if chosen != "cpu":
         torch.use_deterministic_algorithms(True)
     return torch.device(chosen)
+
+
+def sqrt(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Correctly rounded square root, on the CPU.
+
+    torch.sqrt takes MKL's, whose last bit depends on the processor even where MKL_CBWR is set.
+    """
+    return torch.from_numpy(np.asarray(np.sqrt(x.numpy())))
+
+
+def distances(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"]) -> Float[Tensor, "n m"]:
+    """Distance from each x to each y, not through a matrix product, which would lose digits."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -82,7 +82,7 @@ class DDIM(Sampler):
         x0_hat, eps_hat = denoiser(x_t, t)
         schedule = denoiser.schedule
         variance = self.eta**2 * posterior(schedule, t, s).variance
-        a, sigma = math.sqrt(schedule.alpha_bar[s]), float(schedule.sigma[s])
+        a, sigma = float(schedule.sqrt_alpha_bar[s]), float(schedule.sigma[s])
         x_s = a * x0_hat + math.sqrt(max(0.0, sigma**2 - variance)) * eps_hat
         if variance > 0:
             x_s = x_s + math.sqrt(variance) * _normal_like(x_t, generator)

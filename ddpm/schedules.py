@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ddpm.errors import UserError
 from ddpm.params import Params, Positive, Real, Settings, choose, section, settings
+from ddpm.runtime import sqrt
 
 # At t = 0 ... T, and at t = 1 ... T.
 Table = Float64[Tensor, " times"]
@@ -61,9 +62,14 @@ class Schedule:
         return self.log_alpha_bar.exp()
 
     @cached_property
+    def sqrt_alpha_bar(self) -> Table:
+        """What is left of the data itself, in (0, 1]."""
+        return sqrt(self.alpha_bar)
+
+    @cached_property
     def sigma(self) -> Table:
         """Noise level sqrt(1 - alpha_bar), in [0, 1)."""
-        return (-torch.expm1(self.log_alpha_bar)).sqrt()
+        return sqrt(-torch.expm1(self.log_alpha_bar))
 
     @cached_property
     def beta(self) -> Table:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ddpm.errors import UserError
 from ddpm.params import Train
-from ddpm.process import Prediction
+from ddpm.process import Prediction, coefficients, q_sample
 from ddpm.runtime import stream
 from ddpm.schedules import Schedule
 
@@ -74,10 +74,10 @@ class Task:
         strata = (strata + torch.arange(n, device=device)) / n
         # Rounding may take the last stratum to T itself.
         t = (strata * T).long().clamp(max=T - 1) + 1
-        a = self.schedule.alpha_bar.sqrt().to(x0)[t].unsqueeze(-1)
-        sigma = self.schedule.sigma.to(x0)[t].unsqueeze(-1)
         eps = torch.randn(x0.shape, generator=generator, device=device)
-        return Batch(a * x0 + sigma * eps, t.float(), self.prediction.target(x0, eps, a, sigma))
+        a, sigma = coefficients(self.schedule, t, like=x0)
+        target = self.prediction.target(x0, eps, a, sigma)
+        return Batch(q_sample(self.schedule, x0, t, eps), t.float(), target)
 
 
 def loss_of(network: nn.Module, batch: Batch) -> Float[Tensor, ""]:

@@ -73,10 +73,10 @@ def _table(schedule: Schedule) -> dict[str, list[float]]:
     times = [1 + round((schedule.T - 1) * k / max(1, rows - 1)) for k in range(rows)]
     posteriors = [posterior(schedule, t, t - 1) for t in times]
     return {
-        "t": times,
+        "t": [float(t) for t in times],
         "beta": schedule.beta[times].tolist(),
         "alpha_bar": schedule.alpha_bar[times].tolist(),
-        "sqrt_alpha_bar": schedule.alpha_bar[times].sqrt().tolist(),
+        "sqrt_alpha_bar": schedule.sqrt_alpha_bar[times].tolist(),
         "sigma": schedule.sigma[times].tolist(),
         "log_snr": schedule.log_snr[times].tolist(),
         "posterior_x0": [q.x0 for q in posteriors],

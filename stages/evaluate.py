@@ -1,12 +1,15 @@
 """Measure the samples against fresh true points."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from ddpm.datasets import SPIRAL
-from ddpm.files import read_json, read_points, reading, sha256, write_array, write_csv, write_json
+from ddpm.files import read_json, read_points, reading, write_array, write_csv, write_json
 from ddpm.metrics import Distance, beside_floor, energy_distance, sliced_wasserstein
 from ddpm.model_file import load_denoiser
 from ddpm.params import load
@@ -22,7 +25,7 @@ def main() -> None:
     params = load()
     n, noise, seed = params.sample.n, params.data.noise, params.seed
     # Samples are judged only as those of the present model.
-    load_denoiser(MODEL, params, sha256(TRAIN, stage="generate"), torch.device("cpu"))
+    load_denoiser(MODEL, params, TRAIN, torch.device("cpu"))
     samples = torch.from_numpy(read_points(SAMPLES, stage="sample", n=n)).double()
     forward = read_json(FORWARD, stage="diffuse")
     with reading(FORWARD, "diffuse"):
@@ -34,41 +37,27 @@ def main() -> None:
         (SPIRAL.sample(n, noise, generator=null), SPIRAL.sample(n, noise, generator=null))
         for _ in range(params.evaluate.null_pairs)
     ]
-    distances: dict[str, Callable[[torch.Tensor, torch.Tensor], Distance]] = {
+    distances: dict[str, Callable[[Tensor, Tensor], Distance]] = {
         "energy_distance": energy_distance,
         "sliced_wasserstein": partial(sliced_wasserstein, directions=params.evaluate.directions),
     }
-    estimates = {
-        name: beside_floor(distance(samples, truth), [distance(*pair) for pair in pairs])._asdict()
-        for name, distance in distances.items()
+    metrics: dict[str, object] = {}
+    for name, distance in distances.items():
+        floor = [distance(*pair) for pair in tqdm(pairs, desc=name, unit="pair", disable=None)]
+        metrics[name] = beside_floor(distance(samples, truth), floor)._asdict()
+    on_curve = {"value": SPIRAL.project(samples), "truth": SPIRAL.project(truth)}
+    metrics["curve_rms"] = {
+        which: math.sqrt(float(distance.square().mean()))
+        for which, (_, distance) in on_curve.items()
     }
-    rms, ks = {}, {}
-    for name, points in (("value", samples), ("truth", truth)):
-        u, distance = SPIRAL.project(points)
-        rms[name] = float(distance.square().mean().sqrt())
-        ks[name] = SPIRAL.uniformity(u)
+    metrics["curve_ks"] = {which: SPIRAL.uniformity(u) for which, (u, _) in on_curve.items()}
 
-    write_json(
-        METRICS,
-        {
-            "forward": {"prior_gap": prior_gap},
-            "samples": {
-                **estimates,
-                "curve_rms": rms,
-                "curve_ks": ks,
-            },
-        },
-    )
+    write_json(METRICS, {"forward": {"prior_gap": prior_gap}, "samples": metrics})
     write_array(TRUTH, truth.float().numpy())
-    shown = torch.cat((truth[:_SHOWN], samples[:_SHOWN]))
-    write_csv(
-        SAMPLES_CSV,
-        {
-            "x": shown[:, 0].tolist(),
-            "y": shown[:, 1].tolist(),
-            "set": ["truth"] * len(truth[:_SHOWN]) + ["samples"] * len(samples[:_SHOWN]),
-        },
-    )
+    shown = {"truth": truth[:_SHOWN], "samples": samples[:_SHOWN]}
+    x, y = torch.cat(list(shown.values())).T.tolist()
+    sets = [name for name, points in shown.items() for _ in points]
+    write_csv(SAMPLES_CSV, {"x": x, "y": y, "set": sets})
 
 
 if __name__ == "__main__":

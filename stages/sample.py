@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ddpm.files import sha256, write_array, write_arrays
+from ddpm.files import write_array, write_arrays
 from ddpm.model_file import load_denoiser
 from ddpm.params import load
 from ddpm.runtime import resolve_device
@@ -16,8 +16,7 @@ def main() -> None:
     device = resolve_device(params.device)
     sampler = sampler_of(params)
     times = moments(params.sample.spacing, params.diffusion.T, params.sample.steps)
-    data_hash = sha256(TRAIN, stage="generate")
-    denoiser, scaling = load_denoiser(MODEL, params, data_hash, device)
+    denoiser, scaling = load_denoiser(MODEL, params, TRAIN, device)
     print(f"sampling on {device}")
 
     kept = Trajectories(times, params.sample.frames, params.sample.trajectories)

@@ -4,7 +4,7 @@ import torch
 
 from ddpm.datasets import Scaling
 from ddpm.denoiser import ResidualMLP
-from ddpm.files import read_points, sha256, write_csv
+from ddpm.files import read_points, write_csv
 from ddpm.model_file import recipe_of, save_model
 from ddpm.params import choose, load
 from ddpm.process import PREDICTIONS
@@ -37,9 +37,7 @@ def main() -> None:
 
     columns = zip(*records, strict=True)
     write_csv(TRAINING_CSV, dict(zip(Record._fields, columns, strict=True)))
-    save_model(
-        MODEL, network, averaged, scaling, recipe_of(params, sha256(TRAIN, stage="generate"))
-    )
+    save_model(MODEL, network, averaged, scaling, recipe_of(params, TRAIN))
 
 
 if __name__ == "__main__":

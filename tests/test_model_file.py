@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,25 @@ def network(params: Params, name: str) -> ResidualMLP:
 
 
 @pytest.fixture
-def saved(tmp_path: Path, params: Params) -> Path:
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "train.npy"
+    path.write_bytes(b"the points")
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path: Path, params: Params, data: Path) -> Path:
     path = tmp_path / "models" / "model.safetensors"
     save_model(
-        path, network(params, "last"), network(params, "mean"), SCALING, recipe_of(params, "hash")
+        path, network(params, "last"), network(params, "mean"), SCALING, recipe_of(params, data)
     )
     return path
 
 
-def test_the_averaged_network_and_the_scaling_come_back(saved: Path, params: Params) -> None:
-    denoiser, scaling = load_denoiser(saved, params, "hash", CPU)
+def test_the_averaged_network_and_the_scaling_come_back(
+    saved: Path, params: Params, data: Path
+) -> None:
+    denoiser, scaling = load_denoiser(saved, params, data, CPU)
     x = torch.randn(6, 2, generator=stream(0, "x"))
     t = torch.tensor([4.0])
     assert torch.equal(denoiser.function(x, t), network(params, "mean")(x, t))
@@ -46,17 +56,17 @@ def test_the_averaged_network_and_the_scaling_come_back(saved: Path, params: Par
 
 
 def test_the_file_has_one_metadata_entry_and_the_same_bytes_every_time(
-    saved: Path, tmp_path: Path, params: Params
+    saved: Path, tmp_path: Path, params: Params, data: Path
 ) -> None:
     again = tmp_path / "again.safetensors"
     save_model(
-        again, network(params, "last"), network(params, "mean"), SCALING, recipe_of(params, "hash")
+        again, network(params, "last"), network(params, "mean"), SCALING, recipe_of(params, data)
     )
     assert saved.read_bytes() == again.read_bytes()
     with safe_open(saved, framework="pt") as file:
         assert list(file.metadata()) == ["recipe"]
         recipe = json.loads(file.metadata()["recipe"])
-    assert recipe["data_sha256"] == "hash"
+    assert recipe["data_sha256"] == hashlib.sha256(b"the points").hexdigest()
     assert recipe["schedules"] == {"linear": {"beta_start": 0.0001, "beta_end": 0.02}}
     assert "device" not in recipe
 
@@ -79,11 +89,11 @@ def test_the_file_has_one_metadata_entry_and_the_same_bytes_every_time(
     ],
 )
 def test_a_model_of_other_parameters_is_refused(
-    saved: Path, small: dict[str, Any], name: str, value: object, message: str
+    saved: Path, data: Path, small: dict[str, Any], name: str, value: object, message: str
 ) -> None:
     params = Params.model_validate(changed(small, **{name: value}))
     with pytest.raises(UserError, match=message) as refused:
-        load_denoiser(saved, params, "hash", CPU)
+        load_denoiser(saved, params, data, CPU)
     assert "dvc repro train" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -101,33 +111,34 @@ def test_a_model_of_other_parameters_is_refused(
     ],
 )
 def test_device_sampler_and_sizes_may_differ(
-    saved: Path, small: dict[str, Any], name: str, value: object
+    saved: Path, data: Path, small: dict[str, Any], name: str, value: object
 ) -> None:
-    load_denoiser(saved, Params.model_validate(changed(small, **{name: value})), "hash", CPU)
+    load_denoiser(saved, Params.model_validate(changed(small, **{name: value})), data, CPU)
 
 
-def test_a_model_of_other_data_is_refused(saved: Path, params: Params) -> None:
-    with pytest.raises(UserError, match="was trained on other data than the present training po"):
-        load_denoiser(saved, params, "other", CPU)
+def test_a_model_of_other_data_is_refused(saved: Path, params: Params, data: Path) -> None:
+    data.write_bytes(b"other points")
+    with pytest.raises(UserError, match=r"trained on other data than what is now in .*train\.npy;"):
+        load_denoiser(saved, params, data, CPU)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 1500, -1])
-def test_a_truncated_model_is_refused(saved: Path, params: Params, kept: int) -> None:
+def test_a_truncated_model_is_refused(saved: Path, params: Params, data: Path, kept: int) -> None:
     saved.write_bytes(saved.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"model\.safetensors cannot be used .*dvc repro train"):
-        load_denoiser(saved, params, "hash", CPU)
+        load_denoiser(saved, params, data, CPU)
 
 
-def test_a_missing_model_is_refused(tmp_path: Path, params: Params) -> None:
+def test_a_missing_model_is_refused(tmp_path: Path, params: Params, data: Path) -> None:
     with pytest.raises(
         UserError, match=r"gone\.safetensors is missing; make it with `dvc repro tr"
     ):
-        load_denoiser(tmp_path / "gone.safetensors", params, "hash", CPU)
+        load_denoiser(tmp_path / "gone.safetensors", params, data, CPU)
 
 
-def rewritten(path: Path, params: Params, **changes: torch.Tensor | None) -> None:
+def rewritten(path: Path, params: Params, data: Path, **changes: torch.Tensor | None) -> None:
     tensors = load_file(path) | changes
-    recipe = json.dumps(recipe_of(params, "hash"))
+    recipe = json.dumps(recipe_of(params, data))
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     save_file(kept, path, metadata={"recipe": recipe})
 
@@ -143,18 +154,18 @@ def rewritten(path: Path, params: Params, **changes: torch.Tensor | None) -> Non
     ],
 )
 def test_a_model_with_other_tensors_is_refused(
-    saved: Path, params: Params, name: str, tensor: torch.Tensor | None, message: str
+    saved: Path, params: Params, data: Path, name: str, tensor: torch.Tensor | None, message: str
 ) -> None:
-    rewritten(saved, params, **{name: tensor})
+    rewritten(saved, params, data, **{name: tensor})
     with pytest.raises(UserError, match=message):
-        load_denoiser(saved, params, "hash", CPU)
+        load_denoiser(saved, params, data, CPU)
 
 
 @pytest.mark.parametrize("metadata", [None, {"recipe": "{"}, {"recipe": "[]"}, {"other": "1"}])
 def test_a_foreign_safetensors_file_is_refused(
-    tmp_path: Path, params: Params, metadata: dict[str, str] | None
+    tmp_path: Path, params: Params, data: Path, metadata: dict[str, str] | None
 ) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(2)}, path, metadata=metadata)
     with pytest.raises(UserError, match=r"dvc repro train"):
-        load_denoiser(path, params, "hash", CPU)
+        load_denoiser(path, params, data, CPU)

@@ -1,0 +1,106 @@
+"""A copy of this project at small sizes, in a git repository of its own, driven by the real dvc."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT, SMALL, changed, shipped, write_params
+
+# What a user's shell has after `source .venv/bin/activate`.
+ENVIRONMENT = {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "HOME": os.environ.get("HOME", "/"),
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+STAGES = ("check", "generate", "diffuse", "train", "sample", "evaluate", "figures")
+
+
+class Project:
+    """A folder with a git repository, and the commands that a user types in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def small(cls, root: Path) -> "Project":
+        """The working tree's files, with small parameters and no results yet."""
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for name in listed:
+            if not name.startswith("reports/") and name != "dvc.lock" and (ROOT / name).exists():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, root / name)
+        write_params(root, changed(shipped(), **SMALL))
+        project = cls(root)
+        project.git("init", "--quiet")
+        return project.identified()
+
+    def clone(self, root: Path) -> "Project":
+        """A fresh clone: no cache, no remote."""
+        self.git("clone", "--quiet", str(self.root), str(root))
+        return Project(root).identified()
+
+    def identified(self) -> "Project":
+        self.git("config", "user.name", "A User")
+        self.git("config", "user.email", "user@example.org")
+        return self
+
+    def run(
+        self, *command: str, fails: bool = False, environment: Mapping[str, str] | None = None
+    ) -> str:
+        """Run a command in the project; its output, standard error included."""
+        # Into a file: the workers of dvc's queue live on with the output, and a pipe would wait.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+            ended = subprocess.run(
+                command,
+                cwd=self.root,
+                env=ENVIRONMENT | dict(environment or {}),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            log.seek(0)
+            output = log.read()
+        assert (ended.returncode != 0) == fails, output
+        assert "Traceback" not in output
+        return output
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", *arguments)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def dvc(self, *arguments: str, fails: bool = False) -> str:
+        return self.run("dvc", *arguments, fails=fails)
+
+    def stages_run(self, *arguments: str) -> list[str]:
+        """The stages that a dvc command really runs (not those it skips or has in its cache)."""
+        output = self.dvc(*arguments)
+        return [stage for stage in STAGES if f"> python -m stages.{stage}\n" in output]
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        answer = json.loads(self.dvc(*arguments, "--json"))
+        assert isinstance(answer, dict)
+        return answer
+
+    def outputs(self) -> dict[str, bytes]:
+        """All that the stages have written."""
+        return {
+            path.relative_to(self.root).as_posix(): path.read_bytes()
+            for folder in ("data", "models", "reports")
+            for path in sorted((self.root / folder).glob("*"))
+            if path.name != "timings.json"
+        }

@@ -1,0 +1,134 @@
+"""Experiments as people type them, by the real dvc at small sizes."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from dvc_project import STAGES, Project
+from safetensors import safe_open
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project.small(tmp_path_factory.mktemp("experiments"))
+    assert project.stages_run("repro") == list(STAGES)
+    project.commit("Run the pipeline")
+    return project
+
+
+def test_a_second_repro_runs_nothing(project: Project) -> None:
+    assert "Data and pipelines are up to date." in project.dvc("repro")
+    assert project.git("status", "--porcelain") == ""
+
+
+AFTER_TRAINING = ["train", "sample", "evaluate", "figures"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "back", "expected"),
+    [
+        (["schedule=cosine"], ["schedule=linear"], ["diffuse", *AFTER_TRAINING]),
+        (["sampler=ddim"], ["sampler=ddpm"], ["sample", "evaluate", "figures"]),
+        (["prediction=eps", "train.lr=2e-05"], ["prediction=v", "train.lr=0.004"], AFTER_TRAINING),
+        (["data.noise=0", "train.lr=2e-3"], ["data.noise=0.02", "train.lr=4e-3"], STAGES[1:]),
+    ],
+)
+def test_an_experiment_runs_what_it_must_and_going_back_runs_nothing(
+    project: Project, settings: list[str], back: list[str], expected: list[str]
+) -> None:
+    before = project.outputs()
+    assert project.stages_run(*experiment(settings)) == ["check", *expected]
+    changes = project.git("diff", "--numstat", "params.yaml").split()[:2]
+    assert changes == [str(len(settings))] * 2
+    assert project.outputs() != before
+    with safe_open(project.root / "models/denoiser.safetensors", framework="np") as file:
+        recipe = file.metadata()["recipe"]
+    for name, value in (setting.split("=") for setting in settings):
+        if name == "train.lr":
+            assert f'"lr": {float(value)}' in recipe
+    assert set(project.stages_run(*experiment(back))) <= {"check"}
+    assert project.outputs() == before
+    project.git("checkout", "--quiet", ".")
+    assert "Data and pipelines are up to date." in project.dvc("repro")
+
+
+def experiment(settings: list[str]) -> list[str]:
+    return ["exp", "run", *(word for setting in settings for word in ("-S", setting))]
+
+
+@pytest.fixture
+def workers(project: Project) -> Iterator[None]:
+    """Ends the queue's workers, which sometimes outlive their work."""
+    yield
+    for file in (project.root / ".dvc/tmp/exps/celery").glob("*.pid"):
+        with suppress(ProcessLookupError):
+            os.killpg(os.getpgid(int(file.read_text())), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_grid_runs_in_a_queue_with_two_workers(project: Project) -> None:
+    grid = ("-S", "schedule=linear,cosine", "-S", "seed=0,1")
+    assert project.dvc("exp", "run", "--queue", *grid).count("Queued experiment") == 4
+    project.dvc("queue", "start", "-j", "2")
+    deadline = time.monotonic() + 300
+    while "Queued" in (status := project.dvc("queue", "status")) or "Running" in status:
+        assert time.monotonic() < deadline, status
+        time.sleep(1)
+    assert status.count("Success") == 4, status
+    found = {(one["schedule"], one["seed"]): one["energy_distance"] for one in shown(project)}
+    assert set(found) >= {(name, seed) for name in ("linear", "cosine") for seed in (0, 1)}
+    assert len(set(found.values())) == len(found)
+    assert "energy_distance" in project.dvc("exp", "show", "--md")
+
+
+def shown(project: Project) -> list[dict[str, Any]]:
+    """Schedule, seed and energy distance of every experiment in `dvc exp show`."""
+    found = []
+    for revision in json.loads(project.dvc("exp", "show", "--json")):
+        for one in revision["experiments"] or []:
+            for state in one["revs"]:
+                params = state["data"]["params"]["params.yaml"]["data"]
+                metrics = state["data"]["metrics"]["reports/metrics.json"]["data"]
+                distance = metrics["samples"]["energy_distance"]["value"]
+                found.append(
+                    {
+                        "schedule": params["schedule"],
+                        "seed": params["seed"],
+                        "energy_distance": distance,
+                    }
+                )
+    return found
+
+
+def test_an_invalid_experiment_stops_at_the_check_and_loses_nothing(project: Project) -> None:
+    before = project.outputs()
+    output = project.dvc("exp", "run", "-S", "schedule=cosinus", fails=True)
+    assert "error: schedule is 'cosinus' but should be one of linear, scaled_linear, " in output
+    assert "stages.generate" not in output
+    lost = before.keys() - project.outputs().keys()
+    assert lost == {"data/params.ok"}
+    project.git("checkout", "--quiet", ".")
+    assert project.stages_run("repro") == []
+    assert project.outputs() == before
+
+
+def test_a_parameter_that_does_not_exist_is_refused_by_dvc(project: Project) -> None:
+    project.dvc("exp", "run", "-S", "train.rate=1", fails=True)
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_a_change_of_a_figure_retrains_nothing(project: Project) -> None:
+    module = project.root / "ddpm" / "figures.py"
+    code = module.read_text(encoding="utf-8")
+    module.write_text(code + "\n# A new colour.\n", encoding="utf-8")
+    plan = project.dvc("repro", "--dry")
+    module.write_text(code, encoding="utf-8")
+    assert [stage for stage in STAGES if f"> python -m stages.{stage}\n" in plan] == [
+        "diffuse",
+        "figures",
+    ]

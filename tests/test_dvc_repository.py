@@ -1,0 +1,155 @@
+"""Clones, remotes, comparisons and the reproducibility check, by the real dvc at small sizes."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, changed, shipped, write_params
+from dvc_project import ENVIRONMENT, STAGES, Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Two commits: the pipeline as it is, and with another sampler; a folder as remote."""
+    project = Project.small(tmp_path_factory.mktemp("repository"))
+    project.dvc("repro")
+    project.commit("Sample with DDPM")
+    project.git("tag", "ddpm")
+    write_params(project.root, changed(shipped(), **SMALL, sampler="ddim"))
+    project.dvc("repro")
+    project.commit("Sample with DDIM")
+    project.dvc("remote", "add", "--local", "--default", "folder", f"{project.root}-remote")
+    project.dvc("push", "--run-cache")
+    return project
+
+
+@pytest.fixture
+def clone(project: Project, tmp_path: Path) -> Project:
+    return project.clone(tmp_path / "clone")
+
+
+def test_a_clone_without_cache_or_remote_compares_commits(clone: Project) -> None:
+    metrics = clone.json("metrics", "diff", "ddpm", "HEAD")["reports/metrics.json"]
+    assert metrics["samples.energy_distance.value"]["diff"] != 0
+    sampler = clone.json("params", "diff", "ddpm", "HEAD")["params.yaml"]["sampler"]
+    assert sampler == {"old": "ddpm", "new": "ddim"}
+    plots = clone.json("plots", "diff", "ddpm", "HEAD")["data"]
+    for name in ("loss", "reports/samples.csv", "coefficients of the schedule"):
+        assert set(plots[name][0]["revisions"]) == {"ddpm", "HEAD"}, name
+    revisions = {image["revisions"][0] for image in plots["reports/samples.png"]}
+    assert revisions == {"ddpm", "HEAD"}
+
+
+def test_the_lock_of_a_fresh_clone_is_not_stale(clone: Project) -> None:
+    plan = clone.dvc("repro", "--dry", "--allow-missing")
+    assert "Running stage" not in plan
+
+
+def test_plots_show_has_every_picture_and_curve(project: Project) -> None:
+    plots = project.json("plots", "show")["data"]
+    assert set(plots) == {
+        "loss",
+        "coefficients of the schedule",
+        "variances of the schedule",
+        *(f"reports/{name}.csv" for name in ("training", "samples", "schedule")),
+        *(
+            f"reports/{name}.png"
+            for name in ("forward", "prior", "schedule", "samples", "training", "reverse")
+        ),
+    }
+    (samples,) = plots["reports/samples.csv"]
+    spec = samples["content"] if isinstance(samples["content"], dict) else {}
+    assert spec["spec"]["width"] == spec["spec"]["height"]
+    encoding = spec["spec"]["encoding"]
+    assert encoding["x"]["scale"] == encoding["y"]["scale"]
+    assert len(spec["data"]["values"]) == 2 * 250
+    (variances,) = plots["variances of the schedule"]
+    assert variances["content"]["encoding"]["y"]["scale"] == {"type": "log"}
+    project.dvc("plots", "show")
+    assert (project.root / "dvc_plots" / "index.html").exists()
+
+
+@pytest.mark.parametrize("command", [("pull",), ("repro", "--pull")])
+def test_a_remote_that_is_a_folder_brings_everything_and_nothing_is_run(
+    clone: Project, project: Project, command: tuple[str, ...]
+) -> None:
+    clone.dvc("remote", "add", "--local", "--default", "folder", f"{project.root}-remote")
+    assert clone.stages_run(*command) == []
+    assert clone.outputs() == project.outputs()
+    assert clone.stages_run("repro") == []
+    assert clone.git("status", "--porcelain") == ""
+
+
+def test_the_run_cache_serves_every_stage_of_a_clone_that_shares_it(
+    clone: Project, project: Project
+) -> None:
+    clone.dvc("config", "--local", "cache.dir", str(project.root / ".dvc" / "cache"))
+    (clone.root / "dvc.lock").unlink()
+    output = clone.dvc("repro")
+    for stage in STAGES:
+        assert f"Stage '{stage}' is cached - skipping run" in output
+    assert clone.outputs() == project.outputs()
+    assert clone.git("status", "--porcelain") == ""
+
+
+def test_a_copys_own_code_and_parameters_are_what_runs(project: Project) -> None:
+    before = project.outputs()
+    params = (project.root / "params.yaml").read_bytes()
+    module = project.root / "ddpm" / "datasets.py"
+    code = module.read_bytes()
+    running = subprocess.Popen(
+        ["dvc", "exp", "run", "--temp", "--name", "apart", "-S", "seed=7"],
+        cwd=project.root,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        # As soon as the copy's first stage runs, the workspace is broken in both respects.
+        assert running.stdout is not None
+        for line in running.stdout:
+            if "Running stage 'check'" in line:
+                break
+        module.write_text("raise RuntimeError('the workspace was imported')\n", encoding="utf-8")
+        (project.root / "params.yaml").write_text("seed: [\n", encoding="utf-8")
+        output, _ = running.communicate(timeout=300)
+        assert running.returncode == 0, output
+    finally:
+        running.kill()
+        module.write_bytes(code)
+        (project.root / "params.yaml").write_bytes(params)
+    assert project.outputs() == before
+    assert "'data/train.npy'" not in project.dvc("status")
+    metrics = project.json("metrics", "diff", "HEAD", "apart")
+    assert "samples.energy_distance.value" in metrics["reports/metrics.json"]
+    (changed,) = project.json("params", "diff", "HEAD", "apart")["params.yaml"].items()
+    assert changed == ("seed", {"old": 0, "new": 7, "diff": 7})
+
+
+def test_a_stale_lock_is_not_verified(clone: Project) -> None:
+    module = clone.root / "ddpm" / "training.py"
+    module.write_text(module.read_text(encoding="utf-8") + "\n# Changed.\n", encoding="utf-8")
+    clone.commit("Change the code and forget the lock")
+    output = clone.run(".ci/verify", fails=True)
+    assert "verify: dvc.lock is stale; run `make repro` and commit what it changes" in output
+    assert "train" in output
+
+
+def test_other_bits_are_not_verified_and_the_users_tree_is_left_alone(
+    clone: Project, tmp_path: Path
+) -> None:
+    # A machine that computes otherwise: its pi is another.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "sitecustomize.py").write_text("import math\nmath.pi += 1e-6\n")
+    (clone.root / "params.yaml").write_text("a user's half-finished edit", encoding="utf-8")
+    before = clone.git("status", "--porcelain")
+    output = clone.run(
+        ".ci/verify", fails=True, environment={"PYTHONPATH": str(tmp_path / "other")}
+    )
+    assert "verify: uncommitted changes are left out" in output
+    assert "gave other bits" in output
+    assert "reports/metrics.json" in output
+    assert "samples.energy_distance.value" in output
+    assert clone.git("status", "--porcelain") == before
+    assert not (clone.root / "data").exists()
