@@ -28,8 +28,8 @@ lint: .venv/dev ## Check format, style and types
 verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit
 	@.ci/verify
 
-benchmark: .venv/dev ## Time what the README and FACTS quote, side by side
-	@python -m benchmarks
+benchmark: .venv/runtime ## Time one experiment alone and two side by side
+	@python -m benchmarks.side_by_side
 
 lock: ## Resolve pyproject.toml's ranges into requirements.txt and requirements-dev.txt
 	@.ci/lock $(PYTHON)

@@ -7,7 +7,8 @@ that the distribution depends on no sample.
 
 References:
     The spiral is the blog's: Lior Sinai, "Denoising diffusion probabilistic models from first
-    principles", part 1. https://liorsinai.github.io/machine-learning/2022/12/03/denoising-diffusion-1-spiral.html
+    principles", part 1.
+    https://liorsinai.github.io/machine-learning/2022/12/03/denoising-diffusion-1-spiral.html
 """
 
 import math

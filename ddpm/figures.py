@@ -75,7 +75,7 @@ def forward_process(
     stepwise: Sequence[Points], closed: Sequence[Points], labels: Sequence[str]
 ) -> Figure:
     """Moments from data to noise: step by step above, in closed form below."""
-    figure = Figure(figsize=(1.9 * len(labels), 4.2), layout="constrained")
+    figure = Figure(figsize=(1.9 * len(labels), 4.0), layout="constrained")
     rows = figure.subplots(2, len(labels), sharex=True, sharey=True)
     sides = ("step by step", "in one step")
     for axes_row, moments, side in zip(rows, (stepwise, closed), sides, strict=True):
@@ -144,7 +144,7 @@ def prior_histogram(x_T: Points, prior_gap: float) -> Figure:
 
 def samples_beside_truth(truth: Points, samples: OtherPoints, caption: str) -> Figure:
     """True points and samples, side by side."""
-    figure = Figure(figsize=(8, 4.3), layout="constrained")
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     limit = 1.25
     for axes, points, color, title in zip(
@@ -179,7 +179,7 @@ def training_curve(curve: Mapping[str, Values]) -> Figure:
 
 def reverse_process(x: Frames, x0_hat: Frames, labels: Sequence[str]) -> Figure:
     """Moments from noise to data: x_t above, the prediction of x_0 below."""
-    figure = Figure(figsize=(1.6 * len(labels), 3.8), layout="constrained")
+    figure = Figure(figsize=(1.6 * len(labels), 3.6), layout="constrained")
     rows = figure.subplots(2, len(labels), sharex=True, sharey=True)
     sides = ((x, NOISE, "$x_t$"), (x0_hat, MODEL, r"$\hat{x}_0$"))
     for axes_row, (frames, color, side) in zip(rows, sides, strict=True):

@@ -46,7 +46,7 @@ def main() -> None:
         figures.forward_process(
             [_shown(steps[t]) for t in moments],
             [_shown(x_t) for x_t in closed],
-            [_label(schedule, t, "\n") for t in moments],
+            [_label(schedule, t, "\n", ".2g") for t in moments],
         ),
         REPORTS / "forward.png",
     )
@@ -54,7 +54,7 @@ def main() -> None:
     figures.save(figures.prior_histogram(steps[schedule.T].numpy(), gap), REPORTS / "prior.png")
     figures.forward_animation(
         np.stack([_shown(steps[t]) for t in frames]),
-        [_label(schedule, t, "  ") for t in frames],
+        [_label(schedule, t, "  ", ".4f") for t in frames],
         REPORTS / "forward.gif",
     )
 
@@ -63,8 +63,8 @@ def _shown(x: torch.Tensor) -> np.ndarray:
     return x[:_SHOWN].numpy()
 
 
-def _label(schedule: Schedule, t: int, separator: str) -> str:
-    return rf"t = {t:4d}{separator}$\bar\alpha$ = {float(schedule.alpha_bar[t]):.4f}"
+def _label(schedule: Schedule, t: int, separator: str, digits: str) -> str:
+    return rf"t = {t:4d}{separator}$\bar\alpha$ = {float(schedule.alpha_bar[t]):{digits}}"
 
 
 def _table(schedule: Schedule) -> dict[str, list[float]]:

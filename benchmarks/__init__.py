@@ -1,0 +1,1 @@
+"""Timings by hand; no test asserts a time."""

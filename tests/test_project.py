@@ -1,0 +1,117 @@
+"""What surrounds the code: pins, README, targets, CI."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+from conftest import ROOT, shipped
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from ddpm.process import PREDICTIONS
+from ddpm.runtime import DEVICES
+from ddpm.samplers import SAMPLERS, SPACINGS
+from ddpm.schedules import SCHEDULES
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    found = dict(line.split("==") for line in lines if "==" in line)
+    assert len(found) + 2 >= len(lines), f"{name} holds more than pins"
+    return {canonicalize_name(package): version for package, version in found.items()}
+
+
+@pytest.mark.parametrize("group", ["runtime", "dev"])
+def test_every_named_package_is_pinned_within_its_range(group: str) -> None:
+    ranges = PROJECT["dependencies"]
+    pinned = pins("requirements.txt")
+    if group == "dev":
+        ranges = PROJECT["optional-dependencies"]["dev"]
+        pinned |= pins("requirements-dev.txt")
+    for text in ranges:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), text
+    assert pinned["torch"] == "2.13.0"
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return listed.stdout.splitlines()
+
+
+def test_nothing_names_a_package_host_or_a_folder_of_one_machine() -> None:
+    words = "|".join(
+        ("index" + "-url", "find" + "-links", "/" + "opt/", "/" + "work/", "/" + "root/")
+    )
+    for name in tracked():
+        if not name.endswith((".png", ".lock")):
+            text = (ROOT / name).read_text(encoding="utf-8")
+            assert not re.search(words, text), name
+    assert "://" not in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+
+
+def test_pictures_in_git_are_small() -> None:
+    for name in tracked():
+        if name.endswith(".png"):
+            assert (ROOT / name).stat().st_size <= 300_000, name
+    assert not any(name.endswith((".npy", ".npz", ".gif", ".safetensors")) for name in tracked())
+
+
+def test_the_readme_shows_the_committed_metrics() -> None:
+    block = re.search(r"`cat reports/metrics.json` prints:\n\n```json\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    assert block[1] == (ROOT / "reports" / "metrics.json").read_text(encoding="utf-8")
+
+
+def test_the_readmes_pictures_and_files_exist() -> None:
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert name in tracked()
+
+
+def test_the_readmes_schedule_works_as_written() -> None:
+    code = re.search(r"```python\n(class Constant.*?)\n\nSCHEDULES", README, re.DOTALL)
+    assert code is not None
+    module = (ROOT / "ddpm" / "schedules.py").read_text(encoding="utf-8")
+    namespace: dict[str, object] = {"__name__": "with_constant"}
+    exec(compile(module + "\n\n" + code[1], "with_constant", "exec"), namespace)
+    constant = namespace["Constant"]
+    schedule = namespace["make_schedule"]("constant", constant(beta=0.01), 100)  # type: ignore[operator]
+    assert float(schedule.beta[100]) == pytest.approx(0.1)
+
+
+def test_the_comments_in_params_name_every_choice() -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    choices = {
+        "schedule": SCHEDULES,
+        "sampler": SAMPLERS,
+        "prediction": PREDICTIONS,
+        "device": DEVICES,
+        "spacing": SPACINGS,
+    }
+    for name, registry in choices.items():
+        comment = re.search(rf"^ *{name}: \w+ +# ([\w| ]+)", text, re.MULTILINE)
+        assert comment is not None
+        assert comment[1].strip().split(" | ") == list(registry), name
+    assert list(shipped()["schedules"]) == list(SCHEDULES)
+    assert list(shipped()["samplers"]) == list(SAMPLERS)
+
+
+def test_make_lists_every_target_with_one_line() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    assert [line.split()[1] for line in listed.splitlines()] == phony[1].split()
+
+
+def test_the_workflow_runs_the_same_script() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert "- run: .ci/run\n" in workflow
+    last = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    assert last == "make test"
