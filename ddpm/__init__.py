@@ -8,6 +8,8 @@ spinning on each other; where work can be shared it is cut into blocks, see `run
 
 import os
 import platform
+import sys
+import warnings
 
 _PINNED = {
     "OMP_NUM_THREADS": "1",
@@ -23,6 +25,19 @@ _PINNED_X86 = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
 }
 
-os.environ.update(_PINNED)
-if platform.machine() in {"x86_64", "AMD64"}:
-    os.environ.update(_PINNED_X86)
+
+def _pin() -> None:
+    pinned = dict(_PINNED)
+    if platform.machine() in {"x86_64", "AMD64"}:
+        pinned |= _PINNED_X86
+    if "torch" in sys.modules and any(os.environ.get(name) != pinned[name] for name in pinned):
+        warnings.warn(
+            "torch was imported before ddpm, so its arithmetic is not pinned: the last bits of all"
+            " results may differ; import ddpm first",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    os.environ.update(pinned)
+
+
+_pin()

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from jaxtyping import install_import_hook
 
-# Before anything imports ddpm, and so before torch loads: ddpm pins the arithmetic.
 install_import_hook("ddpm", "beartype.beartype")
+
+# Before torch: it pins the arithmetic.
+import ddpm  # noqa: E402, F401, I001
 
 import torch  # noqa: E402
 from ruamel.yaml import YAML  # noqa: E402

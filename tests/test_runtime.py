@@ -45,6 +45,19 @@ def test_shared_work_keeps_its_order(monkeypatch: pytest.MonkeyPatch, cores: int
     assert in_parallel(lambda item: item**2, range(20)) == [k**2 for k in range(20)]
 
 
+def test_torch_imported_too_early_is_warned_of() -> None:
+    for code, warned in (("import torch, ddpm", True), ("import ddpm, torch, stages", False)):
+        seen = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ("RuntimeWarning: torch was imported before ddpm" in seen.stderr) == warned
+
+
 def test_the_arithmetic_is_pinned_whatever_the_user_has_set() -> None:
     code = (
         "import stages, os, torch; print(torch.get_num_threads(), os.environ['MKL_CBWR'],"
