@@ -61,6 +61,12 @@ class Curve:
                 found.append(self.raw(u)[0, axis])
         return torch.stack(low), torch.stack(high)
 
+    @cached_property
+    def length_bound(self) -> float:
+        """Length that the scaled curve would have at its greatest speed, data units."""
+        chords = self.points(self._grid).diff(dim=0).square().sum(1)
+        return math.sqrt(float(chords.max())) * (_GRID - 1)
+
     def points(self, u: Parameters) -> ExactPoints:
         """Points of the scaled curve at the parameters u."""
         low, high = self.extent
@@ -158,6 +164,11 @@ class Scaling:
         exact = points.double()
         mean = exact.mean(0)
         return cls(mean, math.sqrt(float((exact - mean).square().mean())))
+
+    @property
+    def log_jacobian(self) -> float:
+        """What to add to a log density in model units to have it in data units."""
+        return -len(self.mean) * math.log(self.scale)
 
     def to_model(self, x: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Data units to model units, in the precision of x."""

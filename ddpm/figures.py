@@ -1,4 +1,4 @@
-"""Pictures and animations: the only module that imports matplotlib.
+"""Pictures and animations; with `figures_truth`, all that imports matplotlib.
 
 Points are arrays of shape (n, 2). The bytes of a picture depend on nothing but its data: no user's
 matplotlibrc, no date, no version in the file.
@@ -43,7 +43,7 @@ mpl.rcParams.update(
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG with a palette, which takes a third of the bytes."""
-    image = _render(figure)
+    image = _render(figure, colors=256)
     with replacing(path) as temporary:
         image.save(temporary, optimize=True)
 
@@ -80,7 +80,7 @@ def forward_process(
     sides = ("step by step", "in one step")
     for axes_row, moments, side in zip(rows, (stepwise, closed), sides, strict=True):
         for axes, points in zip(axes_row, moments, strict=True):
-            _cloud(axes, points, TRUTH, limit=3.5)
+            cloud(axes, points, TRUTH, limit=3.5)
         axes_row[0].set_ylabel(side)
     for axes, label in zip(rows[0], labels, strict=True):
         axes.set_title(label)
@@ -91,7 +91,7 @@ def forward_animation(frames: Frames, labels: Sequence[str], path: Path) -> None
     """The data dissolving into noise."""
     figure = Figure(figsize=(3.6, 3.8), layout="constrained")
     axes = figure.subplots()
-    dots = _cloud(axes, frames[0], TRUTH, limit=3.5)
+    dots = cloud(axes, frames[0], TRUTH, limit=3.5)
 
     def show(k: int) -> None:
         dots.set_data(*frames[k].T)
@@ -150,7 +150,7 @@ def samples_beside_truth(truth: Points, samples: OtherPoints, caption: str) -> F
     for axes, points, color, title in zip(
         panels, (truth, samples), (TRUTH, MODEL), ("truth", "samples of the model"), strict=True
     ):
-        _cloud(axes, points, color, limit=limit, size=1.2)
+        cloud(axes, points, color, limit=limit, size=1.2)
         outside = int((np.abs(points) > limit).any(axis=1).sum())
         axes.set_title(f"{title}: {len(points):,} points" + f", {outside} outside" * (outside > 0))
     figure.supxlabel(caption, fontsize=9)
@@ -177,43 +177,72 @@ def training_curve(curve: Mapping[str, Values]) -> Figure:
     return figure
 
 
-def reverse_process(x: Frames, x0_hat: Frames, labels: Sequence[str]) -> Figure:
-    """Moments from noise to data: x_t above, the prediction of x_0 below."""
-    figure = Figure(figsize=(1.6 * len(labels), 3.6), layout="constrained")
-    rows = figure.subplots(2, len(labels), sharex=True, sharey=True)
-    sides = ((x, NOISE, "$x_t$"), (x0_hat, MODEL, r"$\hat{x}_0$"))
+def reverse_process(x: Frames, x0_hat: Frames, optimal: Frames, labels: Sequence[str]) -> Figure:
+    """Moments from noise to data: x_t, the model's prediction of x_0, and the best possible one."""
+    figure = Figure(figsize=(1.6 * len(labels), 5.2), layout="constrained")
+    rows = figure.subplots(3, len(labels), sharex=True, sharey=True)
+    sides = (
+        (x, NOISE, "$x_t$"),
+        (x0_hat, MODEL, r"$\hat{x}_0$, model"),
+        (optimal, TRUTH, r"$E[x_0\,|\,x_t]$, exact"),
+    )
     for axes_row, (frames, color, side) in zip(rows, sides, strict=True):
         for axes, points in zip(axes_row, frames, strict=True):
-            _cloud(axes, points, color, limit=1.9)
+            cloud(axes, points, color, limit=1.9)
         axes_row[0].set_ylabel(side)
     for axes, label in zip(rows[0], labels, strict=True):
         axes.set_title(label)
     return figure
 
 
-def reverse_animation(x: Frames, x0_hat: Frames, labels: Sequence[str], path: Path) -> None:
-    """Noise becoming data, x_t beside the prediction of x_0."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    clouds = [_cloud(left, x[0], NOISE, limit=1.9), _cloud(right, x0_hat[0], MODEL, limit=1.9)]
-    right.set_title(r"prediction of $x_0$")
+def reverse_animation(
+    x: Frames, x0_hat: Frames, optimal: Frames, labels: Sequence[str], path: Path
+) -> None:
+    """Noise becoming data: x_t beside the model's prediction of x_0 and the best possible one."""
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    sets = (x, x0_hat, optimal)
+    panels = figure.subplots(1, len(sets), sharex=True, sharey=True)
+    clouds = [
+        cloud(axes, frames[0], color, limit=1.9)
+        for axes, frames, color in zip(panels, sets, (NOISE, MODEL, TRUTH), strict=True)
+    ]
+    panels[1].set_title("the model's prediction of $x_0$")
+    panels[2].set_title("the best possible one, exact")
 
     def show(k: int) -> None:
-        for dots, frames in zip(clouds, (x, x0_hat), strict=True):
+        for dots, frames in zip(clouds, sets, strict=True):
             dots.set_data(*frames[k].T)
-        left.set_title(rf"$x_t$ at {labels[k]}", family="monospace")
+        panels[0].set_title(rf"$x_t$ at {labels[k]}", family="monospace")
 
     animate(figure, show, len(x), path)
 
 
-def _cloud(axes: Axes, points: Points, color: str, *, limit: float, size: float = 1.5) -> Line2D:
+def trajectories(
+    x: Frames, x0_hat: Frames, optimal: Frames, curve: OtherPoints, shown: int = 3
+) -> Figure:
+    """Single ways from noise to data, and what was predicted of their end on the way."""
+    figure = Figure(figsize=(3.1 * shown, 3.7), layout="constrained")
+    for k, axes in enumerate(figure.subplots(1, shown, sharex=True, sharey=True)):
+        cloud(axes, curve, "#d5d8dc", limit=1.9)
+        axes.plot(*x[:, k].T, color=NOISE, linewidth=0.8, label="$x_t$")
+        axes.plot(*x[0, k], "o", color=NOISE, markersize=4)
+        axes.plot(
+            *optimal[:, k].T, color=TRUTH, linewidth=2.6, alpha=0.5, label="exact $E[x_0|x_t]$"
+        )
+        axes.plot(*x0_hat[:, k].T, color=MODEL, linewidth=1, label=r"model's $\hat{x}_0$")
+        axes.plot(*x[-1, k], "o", color="black", markersize=4, label="end")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def cloud(axes: Axes, points: Points, color: str, *, limit: float, size: float = 1.5) -> Line2D:
     """Points in the square [-limit, limit]^2, equal aspect."""
     (dots,) = axes.plot(*points.T, ".", color=color, markersize=size, markeredgewidth=0)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     return dots
 
 
-def _render(figure: Figure) -> Image.Image:
+def _render(figure: Figure, colors: int = 64) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(64)
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(colors)

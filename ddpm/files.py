@@ -47,8 +47,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write sorted, indented JSON with a trailing newline; NaN and infinity are errors."""
-    write_text(path, json.dumps(values, sort_keys=True, indent=2, allow_nan=False) + "\n")
+    """Write sorted, indented JSON with a trailing newline; NaN and infinity are errors.
+
+    Named tuples become objects.
+    """
+    text = json.dumps(_plain(values), sort_keys=True, indent=2, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _plain(value: object) -> object:
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def write_csv(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -6,12 +6,13 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from tqdm import tqdm
 
 from ddpm.runtime import distances, in_parallel
 
@@ -23,6 +24,18 @@ _ROWS = 16
 # Rows that one thread takes on at a time; a multiple of the above.
 _BLOCK = 1024
 _DIRECTIONS_AT_ONCE = 16
+
+
+class Mean(NamedTuple):
+    """A mean over independent values, and its standard error."""
+
+    value: float
+    se: float
+
+
+def mean_of(values: Float64[Tensor, " n"]) -> Mean:
+    """Mean of at least two independent values."""
+    return Mean(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
 
 
 class Distance(NamedTuple):
@@ -150,6 +163,24 @@ def _potential(p: Float64[Tensor, "k n"], q: Float64[Tensor, "k n"]) -> Float64[
     slope = p - q
     growth = (slope[:, 1:] + slope[:, :-1]) * p.diff(dim=1)
     return torch.nn.functional.pad(growth.cumsum(1), (1, 0))
+
+
+def estimate(
+    distance: Callable[[Points, Points], Distance],
+    judged: Mapping[str, Points],
+    truth: Points,
+    pairs: Sequence[tuple[Points, Points]],
+) -> dict[str, Estimate]:
+    """The distance of each judged set to one true set, beside the floor.
+
+    Args:
+        distance: Such as `energy_distance`.
+        judged: Sets by name.
+        truth: A true set.
+        pairs: Independent pairs of true sets of the same sizes, at least two.
+    """
+    null = [distance(*pair) for pair in tqdm(pairs, desc="null", unit="pair", disable=None)]
+    return {name: beside_floor(distance(some, truth), null) for name, some in judged.items()}
 
 
 def beside_floor(distance: Distance, null: Sequence[Distance]) -> Estimate:

@@ -112,7 +112,7 @@ def load_denoiser(
         except SafetensorError as error:
             raise ValueError(str(error)) from None
     network.load_state_dict(state)
-    denoiser = Denoiser(network.to(device).eval(), prediction, schedule)
+    denoiser = Denoiser(network.to(device).eval(), prediction, schedule, torch.float32)
     return denoiser, Scaling(mean, float(scale))
 
 

@@ -34,7 +34,8 @@ def _number(value: object) -> object:
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Integer = Annotated[int, BeforeValidator(_number)]
 Positive = Annotated[Real, Field(gt=0)]
-Fraction = Annotated[Real, Field(ge=0, le=1)]
+# Of a solver: below, float32 networks are rough; above, nothing is solved.
+Tolerance = Annotated[Real, Field(ge=1e-7, le=0.1)]
 # Room for any experiment in the plane; a slip of the keyboard must not fill the memory.
 Count = Annotated[Integer, Field(ge=1, le=10_000_000)]
 
@@ -94,10 +95,23 @@ class Sample(Settings):
 
 
 class Evaluate(Settings):
-    """Metrics: pairs of true sets behind each floor, directions of the sliced distance."""
+    """Measurements: how many true points, pairs of true sets, directions of the sliced distance."""
 
     null_pairs: Annotated[Integer, Field(ge=2, le=1000)]
     directions: Annotated[Integer, Field(ge=1, le=10_000)]
+    n_denoising: Annotated[Count, Field(ge=2)]
+    n_likelihood: Annotated[Count, Field(ge=2)]
+    n_exact: Annotated[Count, Field(ge=2)]
+    n_memory: Annotated[Count, Field(ge=2)]
+    tolerance: Tolerance
+    density_grid: Annotated[Integer, Field(ge=2, le=1000)]
+
+
+class Attribute(Settings):
+    """Where the error comes from: points of each arm, tolerance of the converged solver."""
+
+    n: Annotated[Count, Field(ge=2)]
+    tolerance: Tolerance
 
 
 class Params(Settings):
@@ -116,6 +130,7 @@ class Params(Settings):
     train: Train
     sample: Sample
     evaluate: Evaluate
+    attribute: Attribute
 
 
 S = TypeVar("S", bound=Settings)
@@ -238,7 +253,7 @@ def _describe(kind: type[Settings], problem: dict[str, Any], prefix: tuple[str, 
 
 
 def _check_sizes(params: Params) -> None:
-    sample, train = params.sample, params.train
+    sample, train, data, evaluate = params.sample, params.train, params.data, params.evaluate
     if sample.steps > params.diffusion.T:
         raise UserError(
             f"sample.steps is {sample.steps} but the schedule has T = {params.diffusion.T};"
@@ -248,6 +263,16 @@ def _check_sizes(params: Params) -> None:
         raise UserError(
             f"sample.trajectories is {sample.trajectories} but sample.n is {sample.n};"
             f" lower sample.trajectories in {PARAMS_FILE}"
+        )
+    if evaluate.n_exact > evaluate.n_likelihood:
+        raise UserError(
+            f"evaluate.n_exact is {evaluate.n_exact} but evaluate.n_likelihood is"
+            f" {evaluate.n_likelihood}; lower evaluate.n_exact in {PARAMS_FILE}"
+        )
+    if evaluate.n_memory > min(data.n_train, data.n_test):
+        raise UserError(
+            f"evaluate.n_memory is {evaluate.n_memory} but data.n_train is {data.n_train} and"
+            f" data.n_test is {data.n_test}; lower evaluate.n_memory in {PARAMS_FILE}"
         )
     if train.warmup > train.steps:
         raise UserError(

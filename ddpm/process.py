@@ -111,7 +111,7 @@ class Posterior(NamedTuple):
     beta: float
 
 
-def posterior(schedule: Schedule, t: int, s: int) -> Posterior:
+def posterior(schedule: Schedule, t: float, s: float) -> Posterior:
     """Coefficients of the posterior of x_s given x_t and x_0.
 
     With r = alpha_bar_t / alpha_bar_s and beta = 1 - r, the variance of q(x_t | x_s):
@@ -121,8 +121,8 @@ def posterior(schedule: Schedule, t: int, s: int) -> Posterior:
 
     Args:
         schedule: Supplies alpha_bar.
-        t: Current time, in 1 ... T.
-        s: Earlier time, in 0 ... t - 1; s = 0 gives x_0 itself with no variance.
+        t: Current time, in (0, T].
+        s: Earlier time, in [0, t); s = 0 gives x_0 itself with no variance.
 
     Raises:
         ValueError: If not 0 <= s < t <= T.
@@ -132,7 +132,7 @@ def posterior(schedule: Schedule, t: int, s: int) -> Posterior:
     """
     if not 0 <= s < t <= schedule.T:
         raise ValueError(f"t is {t} and s is {s} but should be 0 <= s < t <= {schedule.T}")
-    log_t, log_s = float(schedule.log_alpha_bar[t]), float(schedule.log_alpha_bar[s])
+    log_t, log_s = schedule.log_alpha_bar_at(t), schedule.log_alpha_bar_at(s)
     beta = -math.expm1(log_t - log_s)
     var_t, var_s = -math.expm1(log_t), -math.expm1(log_s)
     return Posterior(
@@ -143,8 +143,8 @@ def posterior(schedule: Schedule, t: int, s: int) -> Posterior:
     )
 
 
-def prior_gap(schedule: Schedule, x0: Batch) -> float:
-    """Mean over x_0 of KL(q(x_T | x_0) || N(0, I)), in nats: how far x_T is from noise.
+def prior_gap(schedule: Schedule, x0: Batch) -> Float[Tensor, " *leading"]:
+    """KL(q(x_T | x_0) || N(0, I)) of each x_0, in nats: how far x_T is from noise.
 
     With d coordinates: (d (sigma_T^2 - 1 - log sigma_T^2) + alpha_bar_T |x_0|^2) / 2.
 
@@ -157,7 +157,7 @@ def prior_gap(schedule: Schedule, x0: Batch) -> float:
     """
     log_alpha_bar = float(schedule.log_alpha_bar[-1])
     alpha_bar, log_variance = math.exp(log_alpha_bar), math.log(-math.expm1(log_alpha_bar))
-    squared = float(x0.double().flatten(1).square().sum(1).mean())
+    squared = x0.double().flatten(1).square().sum(1)
     d = math.prod(x0.shape[1:])
     return (d * (-alpha_bar - log_variance) + alpha_bar * squared) / 2
 
@@ -169,10 +169,12 @@ class Prediction:
     Attributes:
         target: (x0, eps, a, sigma) to what the network should say, with a = sqrt(alpha_bar).
         split: (said, x_t, a, sigma) to (x0_hat, eps_hat).
+        regular: Whether both are finite at t = 0, where sigma is 0.
     """
 
     target: Callable[[Batch, Batch, Coefficient, Coefficient], Batch]
     split: Callable[[Batch, Batch, Coefficient, Coefficient], tuple[Batch, Batch]]
+    regular: bool
 
 
 @dataclass(frozen=True)
@@ -184,30 +186,46 @@ class Denoiser:
             entry for all points or one for each.
         prediction: What the function predicts.
         schedule: Supplies alpha_bar.
+        precision: What the function computes in; nothing: in the precision of the points.
     """
 
     function: Callable[[Batch, Float[Tensor, " #batch"]], Batch]
     prediction: Prediction
     schedule: Schedule
+    precision: torch.dtype | None = None
 
-    def __call__(self, x_t: Batch, t: int) -> tuple[Batch, Batch]:
-        """Estimates (x0_hat, eps_hat) at time t in 1 ... T, model units."""
-        said = self.function(x_t, x_t.new_tensor([t]))
-        a, sigma = float(self.schedule.sqrt_alpha_bar[t]), float(self.schedule.sigma[t])
-        return self.prediction.split(said, x_t, a, sigma)
+    def predict(self, x_t: Batch, t: float) -> Batch:
+        """What the function says at a time in [0, T], in the precision of the points."""
+        x = x_t if self.precision is None else x_t.to(self.precision)
+        return self.function(x, x.new_tensor([t])).to(x_t.dtype)
+
+    def __call__(self, x_t: Batch, t: float) -> tuple[Batch, Batch]:
+        """Estimates (x0_hat, eps_hat) at a time in (0, T], model units.
+
+        At t = 0 too, if the prediction is regular there.
+        """
+        return self.prediction.split(self.predict(x_t, t), x_t, *self.schedule.levels(t))
+
+    def velocity(self, x_t: Batch, t: float) -> Batch:
+        """Estimate of v: the probability flow's d x_t / d angle, with sigma = sin(angle)."""
+        x0_hat, eps_hat = self(x_t, t)
+        return PREDICTIONS["v"].target(x0_hat, eps_hat, *self.schedule.levels(t))
 
 
 PREDICTIONS: dict[str, Prediction] = {
     "eps": Prediction(
         target=lambda x0, eps, a, sigma: eps,
         split=lambda said, x_t, a, sigma: ((x_t - sigma * said) / a, said),
+        regular=True,
     ),
     "x0": Prediction(
         target=lambda x0, eps, a, sigma: x0,
         split=lambda said, x_t, a, sigma: (said, (x_t - a * said) / sigma),
+        regular=False,
     ),
     "v": Prediction(
         target=lambda x0, eps, a, sigma: a * eps - sigma * x0,
         split=lambda said, x_t, a, sigma: (a * x_t - sigma * said, sigma * x_t + a * said),
+        regular=True,
     ),
 }

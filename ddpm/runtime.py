@@ -1,6 +1,7 @@
 """Where and how the numbers are computed: device, random streams, work shared by blocks."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,11 @@ def sqrt(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     torch.sqrt takes MKL's, whose last bit depends on the processor even where MKL_CBWR is set.
     """
     return torch.from_numpy(np.asarray(np.sqrt(x.numpy())))
+
+
+def log(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Natural logarithm; torch.log takes MKL's, whose last bit depends on the processor."""
+    return torch.log2(x) * math.log(2)
 
 
 def distances(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"]) -> Float[Tensor, "n m"]:

@@ -22,7 +22,7 @@ from ddpm.process import Batch, Denoiser, posterior
 from ddpm.runtime import in_parallel, stream
 
 # Called at every moment with t, x_t and x0_hat, noisiest first; at t = 0 both points are x_0.
-Observer = Callable[[int, Batch, Batch], None]
+Observer = Callable[[float, Batch, Batch], None]
 
 
 class Sampler(Settings, ABC):
@@ -30,7 +30,7 @@ class Sampler(Settings, ABC):
 
     @abstractmethod
     def step(
-        self, denoiser: Denoiser, x_t: Batch, t: int, s: int, *, generator: torch.Generator
+        self, denoiser: Denoiser, x_t: Batch, t: float, s: float, *, generator: torch.Generator
     ) -> tuple[Batch, Batch]:
         """Go from time t to s, 0 <= s < t <= T; returns x_s and the x0_hat it is based on."""
 
@@ -50,7 +50,7 @@ class DDPM(Sampler):
     variance: Literal["posterior", "beta"]
 
     def step(
-        self, denoiser: Denoiser, x_t: Batch, t: int, s: int, *, generator: torch.Generator
+        self, denoiser: Denoiser, x_t: Batch, t: float, s: float, *, generator: torch.Generator
     ) -> tuple[Batch, Batch]:
         """See `Sampler`."""
         x0_hat, _ = denoiser(x_t, t)
@@ -76,13 +76,13 @@ class DDIM(Sampler):
     eta: Annotated[Real, Field(ge=0, le=1)]
 
     def step(
-        self, denoiser: Denoiser, x_t: Batch, t: int, s: int, *, generator: torch.Generator
+        self, denoiser: Denoiser, x_t: Batch, t: float, s: float, *, generator: torch.Generator
     ) -> tuple[Batch, Batch]:
         """See `Sampler`."""
         x0_hat, eps_hat = denoiser(x_t, t)
         schedule = denoiser.schedule
         variance = self.eta**2 * posterior(schedule, t, s).variance
-        a, sigma = float(schedule.sqrt_alpha_bar[s]), float(schedule.sigma[s])
+        a, sigma = schedule.levels(s)
         x_s = a * x0_hat + math.sqrt(max(0.0, sigma**2 - variance)) * eps_hat
         if variance > 0:
             x_s = x_s + math.sqrt(variance) * _normal_like(x_t, generator)
@@ -187,13 +187,13 @@ class Trajectories:
         self.t = [every[-1 - k] for k in sorted(before_end, reverse=True)]
         self.x = torch.full((len(self.t), points, 2), math.nan)
         self.x0_hat = torch.full((len(self.t), points, 2), math.nan)
-        self._frame = {t: k for k, t in enumerate(self.t)}
+        self._frame: dict[float, int] = {t: k for k, t in enumerate(self.t)}
 
     def observer(self, start: int) -> Observer:
         """Keep what belongs to the points from number `start` on."""
         rows = slice(start, self.x.shape[1])
 
-        def observe(t: int, x_t: Batch, x0_hat: Batch) -> None:
+        def observe(t: float, x_t: Batch, x0_hat: Batch) -> None:
             if t in self._frame and start < self.x.shape[1]:
                 for kept, seen in ((self.x, x_t), (self.x0_hat, x0_hat)):
                     place = kept[self._frame[t], rows][: len(seen)]
@@ -206,19 +206,29 @@ def draw_samples(
     sampler: Sampler,
     denoiser: Denoiser,
     times: Sequence[int],
-    trajectories: Trajectories,
     *,
     n: int,
     block: int,
     seed: int,
     device: torch.device,
+    trajectories: Trajectories | None = None,
 ) -> Float[Tensor, "n 2"]:
     """Sample n points from N(0, I) in blocks, so that memory is bounded by the block.
 
     Each block has its own random stream: the number of cores that share the blocks changes nothing.
 
+    Args:
+        sampler: Makes each move.
+        denoiser: What is known of the clean data.
+        times: Where the denoiser is asked, falling.
+        n: Number of points.
+        block: How many at once.
+        seed: Of all the noise: the same seed gives any denoiser the same noise.
+        device: Where the denoiser computes.
+        trajectories: Is filled on the way, if given.
+
     Returns:
-        Points in model units, float32, on the CPU. `trajectories` is filled on the way.
+        Points in model units, float32, on the CPU.
     """
     starts = range(0, n, block)
     bar = tqdm(total=len(starts) * (len(times) + 1), desc="sample", unit="step", disable=None)
@@ -227,10 +237,11 @@ def draw_samples(
     def sample_block(start: int) -> Tensor:
         generator = stream(seed, f"sample/{start}", device)
         x_T = torch.randn(min(block, n - start), 2, generator=generator, device=device)
-        keep = trajectories.observer(start)
+        keep = trajectories.observer(start) if trajectories else None
 
-        def observe(t: int, x_t: Batch, x0_hat: Batch) -> None:
-            keep(t, x_t, x0_hat)
+        def observe(t: float, x_t: Batch, x0_hat: Batch) -> None:
+            if keep:
+                keep(t, x_t, x0_hat)
             bar.update()
 
         return reverse(sampler, denoiser, x_T, times, generator=generator, observe=observe).cpu()

@@ -5,15 +5,18 @@
     alpha_bar_t = prod_{i <= t} (1 - beta_i),  sigma_t^2 = 1 - alpha_bar_t,  t = 1 ... T
 
 Tables have T + 1 entries and t = 0 is data: beta[0] = 0, alpha_bar[0] = 1. They are float64 and
-kept as log alpha_bar, so that neither end loses digits.
+kept as log alpha_bar, so that neither end loses digits. Between the integers log alpha_bar is a
+cubic that falls: solvers and likelihood live there.
 
 A schedule is a class with its settings as fields and one method, `betas(T)`; its values stand in
 params.yaml under `schedules`, its name in SCHEDULES at the foot.
 
 References:
     Ho et al. 2020, https://arxiv.org/abs/2006.11239
+    Fritsch & Carlson 1980 (monotone cubics), https://doi.org/10.1137/0717021
 """
 
+import bisect
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -29,7 +32,7 @@ from torch import Tensor
 
 from ddpm.errors import UserError
 from ddpm.params import Params, Positive, Real, Settings, choose, section, settings
-from ddpm.runtime import sqrt
+from ddpm.runtime import log, sqrt
 
 # At t = 0 ... T, and at t = 1 ... T.
 Table = Float64[Tensor, " times"]
@@ -79,7 +82,74 @@ class Schedule:
     @cached_property
     def log_snr(self) -> Table:
         """log(alpha_bar / (1 - alpha_bar)); infinite at t = 0."""
-        return self.log_alpha_bar - torch.log(-torch.expm1(self.log_alpha_bar))
+        return self.log_alpha_bar - log(-torch.expm1(self.log_alpha_bar))
+
+    def log_alpha_bar_at(self, t: float) -> float:
+        """Value of log alpha_bar at a real time: the table's value at the integers.
+
+        Args:
+            t: Time in [0, T].
+
+        Raises:
+            ValueError: If t is outside.
+        """
+        if not 0 <= t <= self.T:
+            raise ValueError(f"t is {t} but should be in [0, {self.T}]")
+        k = min(int(t), self.T - 1)
+        return self._cubic(k, t - k)
+
+    def levels(self, t: float) -> tuple[float, float]:
+        """sqrt(alpha_bar) and sigma at a real time in [0, T]."""
+        log_alpha_bar = self.log_alpha_bar_at(t)
+        return math.exp(log_alpha_bar / 2), math.sqrt(-math.expm1(log_alpha_bar))
+
+    def time_of(self, log_alpha_bar: float) -> float:
+        """The real time at which log alpha_bar has a value: the inverse of `log_alpha_bar_at`.
+
+        Args:
+            log_alpha_bar: At most 0; below the table's last value the answer is T.
+        """
+        fallen, target = self._fallen, -log_alpha_bar
+        if target >= fallen[-1]:
+            return float(self.T)
+        k = max(0, bisect.bisect_right(fallen, target) - 1)
+        low, high = 0.0, 1.0
+        # Halving a cell of length 1 meets the spacing of float64 after 53 steps.
+        for _ in range(53):
+            middle = (low + high) / 2
+            if -self._cubic(k, middle) < target:
+                low = middle
+            else:
+                high = middle
+        return k + high
+
+    def _cubic(self, k: int, h: float) -> float:
+        """Value of log alpha_bar at k + h, 0 <= h <= 1: Hermite's cubic with the ends' slopes."""
+        start, end = -self._fallen[k], -self._fallen[k + 1]
+        slope, end_slope = self._slopes[k], self._slopes[k + 1]
+        rise = end - start
+        bend = (1 - h) * (slope - rise) - h * (end_slope - rise)
+        return start + h * rise + h * (1 - h) * bend
+
+    @cached_property
+    def _fallen(self) -> list[float]:
+        return [-value for value in self.log_alpha_bar.tolist()]
+
+    @cached_property
+    def _slopes(self) -> list[float]:
+        """Derivative of log alpha_bar at the integers: second-order differences.
+
+        None is positive or steeper than three times a neighbouring chord: the cubic then falls.
+        """
+        chords = self.log_alpha_bar.diff().tolist()
+        first, last = chords[0], chords[-1]
+        if self.T > 1:
+            first += (chords[0] - chords[1]) / 2
+            last += (chords[-1] - chords[-2]) / 2
+        inner = [(left + right) / 2 for left, right in itertools.pairwise(chords)]
+        steepest = [3 * max(pair) for pair in itertools.pairwise((chords[0], *chords, chords[-1]))]
+        slopes = zip((first, *inner, last), steepest, strict=True)
+        return [min(0.0, max(slope, limit)) for slope, limit in slopes]
 
 
 class ScheduleSettings(Settings, ABC):

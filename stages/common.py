@@ -14,6 +14,10 @@ TEST = Path("data/test.npy")
 SAMPLES = Path("data/samples.npy")
 TRAJECTORIES = Path("data/trajectories.npz")
 TRUTH = Path("data/truth.npy")
+MEASURED = Path("data/measured.json")
+FIELDS = Path("data/fields.npz")
+OPTIMAL = Path("data/optimal.npz")
+ARMS = Path("data/arms.npz")
 MODEL = Path("models/denoiser.safetensors")
 REPORTS = Path("reports")
 FORWARD = REPORTS / "forward.json"
@@ -21,6 +25,9 @@ METRICS = REPORTS / "metrics.json"
 SCHEDULE_CSV = REPORTS / "schedule.csv"
 TRAINING_CSV = REPORTS / "training.csv"
 SAMPLES_CSV = REPORTS / "samples.csv"
+DENOISING_CSV = REPORTS / "denoising.csv"
+MEMORY_CSV = REPORTS / "memory.csv"
+ATTRIBUTION = REPORTS / "attribution.json"
 _TIMINGS = REPORTS / "timings.json"
 
 

@@ -37,7 +37,7 @@ def main() -> None:
         q_sample(schedule, x0, t, torch.randn(x0.shape, dtype=x0.dtype, generator=generator))
         for t in moments
     ]
-    gap = prior_gap(schedule, x0)
+    gap = float(prior_gap(schedule, x0).mean())
     table = _table(schedule)
 
     write_json(FORWARD, {"prior_gap": gap})

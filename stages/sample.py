@@ -24,11 +24,11 @@ def main() -> None:
         sampler,
         denoiser,
         times,
-        kept,
         n=params.sample.n,
         block=params.sample.block,
         seed=params.seed,
         device=device,
+        trajectories=kept,
     )
 
     write_array(SAMPLES, scaling.to_data(samples).numpy())

@@ -12,10 +12,14 @@ LEVELS = [
     {"errors"},
     {"params", "files"},
     {"runtime"},
-    {"schedules", "datasets", "denoiser", "metrics"},
+    {"schedules", "datasets", "denoiser", "metrics", "ode"},
     {"process"},
-    {"samplers", "training", "model_file"},
+    {"truth", "flow"},
+    {"samplers", "training", "likelihood", "denoising", "model_file"},
+    {"subject"},
+    {"measurement", "attribution"},
     {"figures"},
+    {"figures_truth"},
 ]
 MODULES = sorted(path for path in (ROOT / "ddpm").glob("*.py") if path.stem != "__init__")
 
@@ -57,7 +61,7 @@ def users_of(package: str) -> set[str]:
 def test_only_params_reads_yaml_and_only_figures_draws() -> None:
     assert users_of("ruamel") == {"params"}
     assert users_of("yaml") == set()
-    assert users_of("matplotlib") == {"figures"}
+    assert users_of("matplotlib") == {"figures", "figures_truth"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
