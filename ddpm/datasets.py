@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ddpm.errors import UserError
 from ddpm.runtime import distances, sqrt
 
 Parameters = Float64[Tensor, " n"]
@@ -160,10 +161,20 @@ class Scaling:
 
     @classmethod
     def of(cls, points: Float[Tensor, "n 2"]) -> "Scaling":
-        """The scaling that gives the points mean 0 and mean squared norm 2."""
+        """The scaling that gives the points mean 0 and mean squared norm 2.
+
+        Raises:
+            UserError: If the points are all the same, or too large to square.
+        """
         exact = points.double()
         mean = exact.mean(0)
-        return cls(mean, math.sqrt(float((exact - mean).square().mean())))
+        scale = math.sqrt(float((exact - mean).square().mean()))
+        if not (0 < scale < math.inf):
+            raise UserError(
+                f"the training points have a standard deviation of {scale:g}, and cannot be scaled;"
+                " make them again with `dvc repro generate`"
+            )
+        return cls(mean, scale)
 
     @property
     def log_jacobian(self) -> float:

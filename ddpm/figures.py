@@ -84,6 +84,7 @@ def forward_process(
         axes_row[0].set_ylabel(side)
     for axes, label in zip(rows[0], labels, strict=True):
         axes.set_title(label)
+    figure.supxlabel("model units: standardised by one scale for both axes", fontsize=8)
     return figure
 
 
@@ -107,12 +108,12 @@ def schedule_coefficients(table: Mapping[str, Values], name: str) -> Figure:
     contents = (
         ("what is left of the data, and the noise", ("alpha_bar", "sqrt_alpha_bar", "sigma")),
         ("variance of a step and of the posterior", ("beta", "posterior_variance")),
-        ("mean of the posterior, coefficients of", ("posterior_x0", "posterior_x_t")),
+        ("weights of x0 and x_t in the mean of the posterior", ("posterior_x0", "posterior_x_t")),
         ("log signal-to-noise ratio", ("log_snr",)),
     )
     for axes, (title, columns) in zip(panels.flat, contents, strict=True):
-        for column in columns:
-            axes.plot(table["t"], table[column], label=column)
+        for column, style in zip(columns, ("-", "--", ":"), strict=False):
+            axes.plot(table["t"], table[column], style, label=column)
         axes.set_title(title)
         axes.grid(alpha=0.3)
         if len(columns) > 1:
@@ -151,8 +152,8 @@ def samples_beside_truth(truth: Points, samples: OtherPoints, caption: str) -> F
         panels, (truth, samples), (TRUTH, MODEL), ("truth", "samples of the model"), strict=True
     ):
         cloud(axes, points, color, limit=limit, size=1.2)
-        outside = int((np.abs(points) > limit).any(axis=1).sum())
-        axes.set_title(f"{title}: {len(points):,} points" + f", {outside} outside" * (outside > 0))
+        outside = _outside(points, limit)
+        axes.set_title(f"{title}: {len(points):,} points" + f", {outside}" * bool(outside))
     figure.supxlabel(caption, fontsize=9)
     return figure
 
@@ -163,12 +164,12 @@ def training_curve(curve: Mapping[str, Values]) -> Figure:
     loss, rate, norm = figure.subplots(1, 3, width_ratios=(2, 1, 1))
     loss.plot(curve["step"], curve["loss"], color=NOISE, linewidth=1, label="training points")
     loss.plot(curve["step"], curve["val_loss"], color=MODEL, label="test points, averaged weights")
-    loss.set_title("loss: mean squared error of the prediction")
+    loss.set_title("loss (most of it cannot be learned: see denoising.png)")
     loss.legend()
     rate.plot(curve["step"], curve["lr"], color=TRUTH)
     rate.set_title("learning rate")
     norm.plot(curve["step"], curve["grad_norm"], color=NOISE, linewidth=1)
-    norm.set_title("gradient norm")
+    norm.set_title("gradient norm of one step")
     for axes in (loss, rate, norm):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
@@ -189,6 +190,7 @@ def reverse_process(x: Frames, x0_hat: Frames, optimal: Frames, labels: Sequence
     for axes_row, (frames, color, side) in zip(rows, sides, strict=True):
         for axes, points in zip(axes_row, frames, strict=True):
             cloud(axes, points, color, limit=1.9)
+            axes.set_xlabel(_outside(points, 1.9), fontsize=7)
         axes_row[0].set_ylabel(side)
     for axes, label in zip(rows[0], labels, strict=True):
         axes.set_title(label)
@@ -233,6 +235,11 @@ def trajectories(
         axes.plot(*x[-1, k], "o", color="black", markersize=4, label="end")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def _outside(points: Points, limit: float) -> str:
+    outside = int((np.abs(points) > limit).any(axis=1).sum())
+    return f"{outside:,} outside" if outside else ""
 
 
 def cloud(axes: Axes, points: Points, color: str, *, limit: float, size: float = 1.5) -> Line2D:

@@ -53,7 +53,7 @@ def score_fields(
 ) -> Figure:
     """The score times sigma, truth above and model below; the colour is the model's error."""
     figure = Figure(figsize=(10, 5.1), layout="constrained")
-    rows = figure.subplots(2, len(times), sharex=True, sharey=True)
+    rows = figure.subplots(2, len(times), sharex=True, sharey=True, squeeze=False)
     side = math.isqrt(len(at))
     reach = float(at.max())
     square = _square(reach, side)
@@ -104,12 +104,15 @@ def score_fields(
 
 
 def densities(
-    truth: Float[np.ndarray, "n n"], model: Float[np.ndarray, "n n"], reach: float, caption: str
+    caption: str,
+    truth: Float[np.ndarray, "n n"],
+    model: Float[np.ndarray, "n n"],
+    reach: Float[np.ndarray, ""],
 ) -> Figure:
     """Density of truth and model, and the logarithm of their ratio where there are data."""
     figure = Figure(figsize=(10, 3.7), layout="constrained")
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    square = _square(reach, len(truth))
+    square = _square(float(reach), len(truth))
     top = float(np.exp(truth.max()))
     for axes, log_density, title in zip(panels, (truth, model), ("truth", "model"), strict=False):
         image = axes.imshow(

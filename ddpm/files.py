@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,13 +14,24 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Num
 
 from ddpm.errors import UserError
 
 Points = Float32[np.ndarray, "n 2"]
+Times = Num[np.ndarray, " k"]
+Frames = Float32[np.ndarray, "k n 2"]
 
-_UNREADABLE = (OSError, ValueError, EOFError, TypeError, RecursionError, csv.Error, BadZipFile)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    IndexError,
+    RecursionError,
+    csv.Error,
+    BadZipFile,
+)
 
 
 @contextmanager
@@ -51,7 +64,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
     Named tuples become objects.
     """
-    text = json.dumps(_plain(values), sort_keys=True, indent=2, allow_nan=False)
+    text = json.dumps(_plain(values), sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
 
 
@@ -99,6 +112,8 @@ def read_points(path: Path, *, stage: str, n: int | None = None) -> Points:
         points = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
         if points.dtype != np.float32 or points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"{points.dtype} of shape {points.shape}, not float32 of shape (n, 2)")
+        if not len(points):
+            raise ValueError("it holds no points")
         if n is not None and len(points) != n:
             raise ValueError(f"{len(points)} points, but params.yaml asks for {n}")
         if not np.isfinite(points).all():
@@ -114,7 +129,29 @@ def read_arrays(path: Path, names: Sequence[str], *, stage: str) -> dict[str, np
     """
     with reading(path, stage), path.open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array, not several with names")
         return {name: arrays[name] for name in names}
+
+
+def read_trajectories(path: Path, *, stage: str) -> tuple[Times, Frames, Frames]:
+    """Read trajectories: t falling from noise to 0, x_t and x0_hat at each.
+
+    Raises:
+        UserError: If the file is missing or truncated, or holds anything else.
+    """
+    with reading(path, stage):
+        kept = read_arrays(path, ("t", "x", "x0_hat"), stage=stage)
+        t, x, x0_hat = kept["t"], kept["x"], kept["x0_hat"]
+        if t.ndim != 1 or t.dtype.kind not in "if" or len(t) < 2 or (np.diff(t) >= 0).any():
+            raise ValueError("its t is not a list of falling times")
+        for points in (x, x0_hat):
+            if points.dtype != np.float32 or points.ndim != 3 or points.shape[::2] != (len(t), 2):
+                given = f"{points.dtype} of shape {points.shape}"
+                raise ValueError(f"{given}, not float32 of shape ({len(t)}, m, 2)")
+            if x.shape != points.shape or not np.isfinite(points).all():
+                raise ValueError("its x and x0_hat differ in size or are not finite")
+    return t, x, x0_hat
 
 
 def read_csv(path: Path, names: Sequence[str], *, stage: str) -> dict[str, list[float]]:
@@ -123,11 +160,17 @@ def read_csv(path: Path, names: Sequence[str], *, stage: str) -> dict[str, list[
     Raises:
         UserError: If the file is missing, or a column is missing or holds something else.
     """
-    with reading(path, stage), path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    with reading(path, stage):
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise ValueError("its last line is cut off")
+        rows = list(csv.DictReader(io.StringIO(text)))
         if not rows:
             raise ValueError("it holds no rows")
-        return {name: [float(row[name]) for row in rows] for name in names}
+        columns = {name: [float(row[name]) for row in rows] for name in names}
+        if not all(map(math.isfinite, itertools.chain(*columns.values()))):
+            raise ValueError("it holds values that are not finite")
+        return columns
 
 
 def read_json(path: Path, *, stage: str) -> dict[str, Any]:
@@ -137,10 +180,19 @@ def read_json(path: Path, *, stage: str) -> dict[str, Any]:
         UserError: If the file is missing or does not hold one.
     """
     with reading(path, stage):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite)
         if not isinstance(values, dict):
             raise ValueError("it does not hold a JSON object")
+        # Python's reader allows NaN and Infinity, which no stage writes.
+        json.dumps(values, allow_nan=False)
         return values
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text}, which is not finite")
+    return value
 
 
 @contextmanager

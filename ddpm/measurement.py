@@ -6,6 +6,7 @@ estimated from the paired log-ratios of fresh true points, at t = 0 where there 
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from ddpm.subject import Subject
 from ddpm.truth import Truth
 
 Points = Float64[Tensor, "n 2"]
+OtherPoints = Float64[Tensor, "m 2"]
 PerPoint = Float64[Tensor, " n"]
 Fields = dict[str, Float64[Tensor, "..."]]
 
@@ -104,7 +106,7 @@ def likelihood(subject: Subject, *, n: int, n_exact: int, tolerance: float) -> d
 def memory(
     subject: Subject,
     train: Points,
-    test: Points,
+    test: OtherPoints,
     *,
     n: int,
     times: Sequence[int],
@@ -149,7 +151,7 @@ def memory(
         ratios[name] = mean_of(model - subject.truth.log_density(x_t, subject.t))
     gap = Mean(
         ratios["train"].value - ratios["test"].value,
-        (ratios["train"].se ** 2 + ratios["test"].se ** 2) ** 0.5,
+        math.hypot(ratios["train"].se, ratios["test"].se),
     )
     means = {name: float(values.mean()) for name, values in distances.items()}
     said = verdict(means["to_truth"], means["to_sample"])

@@ -69,7 +69,7 @@ def energy_distance(x: Points, y: OtherPoints) -> Distance:
     """Unbiased energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|.
 
     A U-statistic: a point is never compared with itself, so independent sets of one distribution
-    give 0 on average, and half of the values are below it.
+    give 0 on average; the values are skewed, and more than half of them are below it.
 
     Args:
         x: At least two points.

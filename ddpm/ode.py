@@ -10,7 +10,8 @@ References:
     Hairer, Norsett & Wanner 1993, section II.4 (step size), https://doi.org/10.1007/978-3-540-78862-1
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,7 +81,7 @@ def solve(
             stages.append(f(s + node * step, at))
         evaluations += len(_NODES) - 1
         off = step * _combine(_ERROR, stages) / (1 + torch.maximum(y.abs(), at.abs()))
-        error = float(off.square().mean()) ** 0.5 / tolerance
+        error = math.sqrt(float(off.square().mean())) / tolerance
         if error <= 1:
             s, y = end if last else s + step, at
             stages = [stages[-1]]
@@ -92,7 +93,7 @@ def solve(
     return Solution(y, evaluations)
 
 
-def _combine(weights: tuple[float, ...], stages: list[State]) -> State:
+def _combine(weights: Sequence[float], stages: Sequence[State]) -> State:
     total = torch.zeros_like(stages[0])
     for weight, stage in zip(weights, stages, strict=True):
         if weight:

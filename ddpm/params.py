@@ -16,6 +16,8 @@ from ruamel.yaml.error import YAMLError
 from ddpm.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+# Points of all trajectories together, which are held at once.
+_MOST_KEPT = 20_000_000
 
 
 def _number(value: object) -> object:
@@ -38,6 +40,8 @@ Positive = Annotated[Real, Field(gt=0)]
 Tolerance = Annotated[Real, Field(ge=1e-7, le=0.1)]
 # Room for any experiment in the plane; a slip of the keyboard must not fill the memory.
 Count = Annotated[Integer, Field(ge=1, le=10_000_000)]
+# Enough for a standard deviation.
+Several = Annotated[Integer, Field(ge=2, le=10_000_000)]
 
 
 class Settings(BaseModel):
@@ -50,8 +54,8 @@ class Data(Settings):
     """The spiral's points: noise is the standard deviation around the curve, in data units."""
 
     noise: Annotated[Real, Field(ge=0, le=10)]
-    n_train: Annotated[Count, Field(ge=2)]
-    n_test: Annotated[Count, Field(ge=2)]
+    n_train: Several
+    n_test: Several
 
 
 class Diffusion(Settings):
@@ -86,7 +90,7 @@ class Train(Settings):
 class Sample(Settings):
     """The reverse process: n points in blocks of `block`, following `steps` of the T moments."""
 
-    n: Annotated[Count, Field(ge=2)]
+    n: Several
     steps: Count
     spacing: str
     block: Count
@@ -99,10 +103,10 @@ class Evaluate(Settings):
 
     null_pairs: Annotated[Integer, Field(ge=2, le=1000)]
     directions: Annotated[Integer, Field(ge=1, le=10_000)]
-    n_denoising: Annotated[Count, Field(ge=2)]
-    n_likelihood: Annotated[Count, Field(ge=2)]
-    n_exact: Annotated[Count, Field(ge=2)]
-    n_memory: Annotated[Count, Field(ge=2)]
+    n_denoising: Several
+    n_likelihood: Several
+    n_exact: Several
+    n_memory: Several
     tolerance: Tolerance
     density_grid: Annotated[Integer, Field(ge=2, le=1000)]
 
@@ -110,14 +114,14 @@ class Evaluate(Settings):
 class Attribute(Settings):
     """Where the error comes from: points of each arm, tolerance of the converged solver."""
 
-    n: Annotated[Count, Field(ge=2)]
+    n: Several
     tolerance: Tolerance
 
 
 class Params(Settings):
     """All of params.yaml."""
 
-    seed: Annotated[Integer, Field(ge=0, lt=2**63)]
+    seed: Annotated[Integer, Field(ge=0, le=2**63 - 1)]
     schedule: str
     sampler: str
     prediction: str
@@ -263,6 +267,11 @@ def _check_sizes(params: Params) -> None:
         raise UserError(
             f"sample.trajectories is {sample.trajectories} but sample.n is {sample.n};"
             f" lower sample.trajectories in {PARAMS_FILE}"
+        )
+    if sample.trajectories * sample.frames > _MOST_KEPT:
+        raise UserError(
+            f"sample.trajectories is {sample.trajectories} and sample.frames {sample.frames} but"
+            f" their product should be at most {_MOST_KEPT}; lower one of them in {PARAMS_FILE}"
         )
     if evaluate.n_exact > evaluate.n_likelihood:
         raise UserError(

@@ -133,8 +133,9 @@ def posterior(schedule: Schedule, t: float, s: float) -> Posterior:
     if not 0 <= s < t <= schedule.T:
         raise ValueError(f"t is {t} and s is {s} but should be 0 <= s < t <= {schedule.T}")
     log_t, log_s = schedule.log_alpha_bar_at(t), schedule.log_alpha_bar_at(s)
+    # At s = 0 nothing is added to nothing: 0, where -expm1(0) would be -0.
     beta = -math.expm1(log_t - log_s)
-    var_t, var_s = -math.expm1(log_t), -math.expm1(log_s)
+    var_t, var_s = -math.expm1(log_t), abs(math.expm1(log_s))
     return Posterior(
         x0=math.exp(log_s / 2) * beta / var_t,
         x_t=math.exp((log_t - log_s) / 2) * var_s / var_t,

@@ -35,8 +35,8 @@ def resolve_device(name: str) -> torch.device:
     chosen = present[0] if name == "auto" else name
     if chosen not in present:
         raise UserError(
-            f"device is {name!r} but this machine offers {', '.join(('auto', *present))};"
-            " change device in params.yaml"
+            f"device is {name!r} but of {', '.join(DEVICES)} this machine offers"
+            f" {', '.join(('auto', *present))}; change device in params.yaml"
         )
     if chosen != "cpu":
         torch.use_deterministic_algorithms(True)
@@ -78,7 +78,10 @@ def in_parallel(
     Each item is computed by one thread and the results keep their order, so the number of cores
     changes no bit. torch releases the interpreter while it computes. An accelerator is one worker.
     """
+    items = list(items)
     workers = cores() if device is None or device.type == "cpu" else 1
+    if min(workers, len(items)) <= 1:
+        return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
 

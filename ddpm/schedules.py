@@ -101,7 +101,7 @@ class Schedule:
     def levels(self, t: float) -> tuple[float, float]:
         """sqrt(alpha_bar) and sigma at a real time in [0, T]."""
         log_alpha_bar = self.log_alpha_bar_at(t)
-        return math.exp(log_alpha_bar / 2), math.sqrt(-math.expm1(log_alpha_bar))
+        return math.exp(log_alpha_bar / 2), math.sqrt(max(0.0, -math.expm1(log_alpha_bar)))
 
     def time_of(self, log_alpha_bar: float) -> float:
         """The real time at which log alpha_bar has a value: the inverse of `log_alpha_bar_at`.
@@ -121,15 +121,16 @@ class Schedule:
                 low = middle
             else:
                 high = middle
-        return k + high
+        return k + low
 
     def _cubic(self, k: int, h: float) -> float:
         """Value of log alpha_bar at k + h, 0 <= h <= 1: Hermite's cubic with the ends' slopes."""
         start, end = -self._fallen[k], -self._fallen[k + 1]
         slope, end_slope = self._slopes[k], self._slopes[k + 1]
         rise = end - start
-        bend = (1 - h) * (slope - rise) - h * (end_slope - rise)
-        return start + h * rise + h * (1 - h) * bend
+        square = 3 * rise - 2 * slope - end_slope
+        cube = slope + end_slope - 2 * rise
+        return start + h * (slope + h * (square + h * cube))
 
     @cached_property
     def _fallen(self) -> list[float]:

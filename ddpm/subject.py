@@ -44,8 +44,7 @@ class Subject:
 
     def fresh(self, n: int, name: str) -> Points:
         """Draw n true points that nobody has seen, model units, from the random stream `name`."""
-        points = SPIRAL.sample(n, self.noise, generator=stream(self.seed, name))
-        return self.scaling.to_model(points)
+        return self.truth.sample(n, 0, generator=stream(self.seed, name))
 
     def noised(self, x0: Points, t: int, name: str) -> Points:
         """The points noised by q(x_t | x_0), model units; themselves at t = 0."""

@@ -26,11 +26,14 @@ from ddpm.process import Prediction, coefficients, q_sample
 from ddpm.runtime import stream
 from ddpm.schedules import Schedule
 
-# Random numbers are drawn for so many steps at once: one large draw is cheaper than many small.
-_CHUNK = 100
+# Random numbers are drawn for so many steps at once, or for so many points if that is less: one
+# large draw is cheaper than many small.
+_CHUNK, _CHUNK_POINTS = 100, 1_000_000
 _BETAS = (0.9, 0.99)
 # Times and noises for each test point: fewer would leave the validation loss an offset one can see.
 _VALIDATION_DRAWS = 4
+# More test points than these add nothing but time and memory.
+_VALIDATION_POINTS = 10_000
 
 
 class Batch(NamedTuple):
@@ -120,7 +123,7 @@ def train(
     device = points.device
     generator = stream(seed, "train/batches", device)
     validation = task.batch(
-        test_points.repeat(_VALIDATION_DRAWS, 1),
+        test_points[:_VALIDATION_POINTS].repeat(_VALIDATION_DRAWS, 1),
         generator=stream(seed, "train/validation", device),
     )
     averaged = copy.deepcopy(network)
@@ -129,17 +132,18 @@ def train(
         [weights], lr=settings.lr, betas=_BETAS, weight_decay=settings.weight_decay, fused=True
     )
     records: list[Record] = []
+    chunk_steps = max(1, min(_CHUNK, _CHUNK_POINTS // settings.batch))
     total, since = torch.zeros((), device=device), 0
     with tqdm(total=settings.steps, desc="train", unit="step", disable=None) as bar:
         for step in range(settings.steps):
-            if step % _CHUNK == 0:
-                steps = min(_CHUNK, settings.steps - step)
+            if step % chunk_steps == 0:
+                steps = min(chunk_steps, settings.steps - step)
                 chosen = torch.randint(
                     len(points), (steps, settings.batch), generator=generator, device=device
                 )
                 chunk = task.batch(points[chosen], generator=generator)
             lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
-            loss = loss_of(network, Batch(*(part[step % _CHUNK] for part in chunk)))
+            loss = loss_of(network, Batch(*(part[step % chunk_steps] for part in chunk)))
             weights.grad.zero_()  # type: ignore[union-attr]
             loss.backward()
             norm = nn.utils.clip_grad_norm_([weights], settings.grad_clip)
@@ -147,13 +151,13 @@ def train(
             decay = min(settings.ema_decay, (1 + step) / (10 + step))
             average.data.lerp_(weights.data, 1 - decay)
             total, since = total + loss.detach(), since + 1
+            bar.update()
             if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
                 with torch.no_grad():
                     val_loss = float(loss_of(averaged, validation))
                 record = Record(step + 1, float(total) / since, val_loss, lr, float(norm))
                 _refuse_divergence(record, settings)
                 records.append(record)
-                bar.update(since)
                 bar.set_postfix(loss=f"{record.loss:.4f}", val=f"{val_loss:.4f}")
                 total, since = torch.zeros_like(total), 0
     return averaged, records

@@ -65,12 +65,14 @@ class Truth:
     """The law of x_t for data whose law is known.
 
     Attributes:
-        nodes: A bound on the distance between neighbours, model units, to nodes that keep to it.
+        nodes: The longest that a panel of the curve may be, model units, to nodes that keep to it.
+        draw: A number of places c and a generator, to places drawn at random, model units.
         noise: Standard deviation of the noise around the nodes, model units; 0 is allowed.
         schedule: Supplies alpha_bar.
     """
 
     nodes: Callable[[float], Nodes]
+    draw: Callable[[int, torch.Generator], Points]
     noise: float
     schedule: Schedule
 
@@ -104,7 +106,18 @@ class Truth:
                 made[panels] = Nodes(scaling.to_model(places), log_weights)
             return made[panels]
 
-        return cls(nodes, noise / scaling.scale, schedule)
+        def draw(n: int, generator: torch.Generator) -> Points:
+            ends = torch.tensor([weight for weight, _ in curves], dtype=torch.float64).cumsum(0)
+            which = torch.bucketize(
+                torch.rand(n, dtype=torch.float64, generator=generator), ends[:-1]
+            )
+            places = torch.empty(n, 2, dtype=torch.float64)
+            for k, (_, curve) in enumerate(curves):
+                chosen = which == k
+                places[chosen] = curve.sample(int(chosen.sum()), 0.0, generator=generator)
+            return scaling.to_model(places)
+
+        return cls(nodes, draw, noise / scaling.scale, schedule)
 
     @classmethod
     def of_points(cls, points: Float[Tensor, "n 2"], schedule: Schedule) -> "Truth":
@@ -116,7 +129,19 @@ class Truth:
         """
         log_weights = torch.full((len(points),), -math.log(len(points)), dtype=torch.float64)
         nodes = Nodes(points.double(), log_weights)
-        return cls(lambda _: nodes, 0.0, schedule)
+
+        def draw(n: int, generator: torch.Generator) -> Points:
+            return nodes.places[torch.randint(len(points), (n,), generator=generator)]
+
+        return cls(lambda _: nodes, draw, 0.0, schedule)
+
+    def sample(self, n: int, t: float, *, generator: torch.Generator) -> Points:
+        """Draw n points of p_t exactly: x_t = a (c + noise e) + sigma_t eps, model units."""
+        a, sigma = self.schedule.levels(t)
+        places = self.draw(n, generator)
+        e, eps = torch.randn(2, n, 2, dtype=torch.float64, generator=generator)
+        x_t: Tensor = a * (places + self.noise * e) + sigma * eps
+        return x_t
 
     def log_density(self, x_t: Points, t: float) -> Each:
         """Value of log p_t(x_t), nats, with respect to model units.

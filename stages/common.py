@@ -42,6 +42,15 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "allocate" in str(error)):
+            raise
+        print(
+            "error: these sizes take more memory than there is; lower train.batch, model.width,"
+            " sample.block, sample.trajectories or sample.frames in params.yaml",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     _note_time(Path(sys.argv[0]).stem, time.perf_counter() - start)

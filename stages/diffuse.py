@@ -46,7 +46,7 @@ def main() -> None:
         figures.forward_process(
             [_shown(steps[t]) for t in moments],
             [_shown(x_t) for x_t in closed],
-            [_label(schedule, t, "\n", ".2g") for t in moments],
+            [_label(schedule, f"{t}\n", t) for t in moments],
         ),
         REPORTS / "forward.png",
     )
@@ -54,7 +54,7 @@ def main() -> None:
     figures.save(figures.prior_histogram(steps[schedule.T].numpy(), gap), REPORTS / "prior.png")
     figures.forward_animation(
         np.stack([_shown(steps[t]) for t in frames]),
-        [_label(schedule, t, "  ", ".4f") for t in frames],
+        [_label(schedule, f"{t:4d}  ", t) for t in frames],
         REPORTS / "forward.gif",
     )
 
@@ -63,8 +63,10 @@ def _shown(x: torch.Tensor) -> np.ndarray:
     return x[:_SHOWN].numpy()
 
 
-def _label(schedule: Schedule, t: int, separator: str, digits: str) -> str:
-    return rf"t = {t:4d}{separator}$\bar\alpha$ = {float(schedule.alpha_bar[t]):{digits}}"
+def _label(schedule: Schedule, text: str, t: int) -> str:
+    alpha_bar = float(schedule.alpha_bar[t])
+    digits = ".4f" if alpha_bar >= 0.001 else ".1e"
+    return rf"t = {text}$\bar\alpha$ = {alpha_bar:{digits}}"
 
 
 def _table(schedule: Schedule) -> dict[str, list[float]]:

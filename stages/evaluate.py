@@ -7,9 +7,9 @@ import torch
 
 from ddpm.datasets import SPIRAL
 from ddpm.files import (
-    read_arrays,
     read_json,
     read_points,
+    read_trajectories,
     reading,
     write_array,
     write_arrays,
@@ -45,7 +45,7 @@ def main() -> None:
     # Samples are judged only as those of the present model.
     subject = load_subject(MODEL, params, TRAIN)
     samples = torch.from_numpy(read_points(SAMPLES, stage="sample", n=n)).double()
-    kept = read_arrays(TRAJECTORIES, ("t", "x"), stage="sample")
+    t, x, _ = read_trajectories(TRAJECTORIES, stage="sample")
     forward, measured = read_json(FORWARD, stage="diffuse"), read_json(MEASURED, stage="measure")
     with reading(FORWARD, "diffuse"):
         prior_gap = float(forward["prior_gap"])
@@ -67,16 +67,15 @@ def main() -> None:
         for which, (_, distance) in on_curve.items()
     }
     metrics["curve_ks"] = {which: SPIRAL.uniformity(u) for which, (u, _) in on_curve.items()}
-    with reading(TRAJECTORIES, "sample"):
-        optimal = subject.best_along(kept["t"].tolist(), torch.from_numpy(kept["x"]))
+    optimal = subject.best_along(t.tolist(), torch.from_numpy(x))
 
     write_json(METRICS, measured | {"forward": {"prior_gap": prior_gap}, "samples": metrics})
     write_array(TRUTH, truth.float().numpy())
     write_arrays(OPTIMAL, {"x0_best": optimal.numpy()})
     shown = {"truth": truth[:_SHOWN], "samples": samples[:_SHOWN]}
-    x, y = torch.cat(list(shown.values())).T.tolist()
+    across, up = torch.cat(list(shown.values())).T.tolist()
     sets = [name for name, points in shown.items() for _ in points]
-    write_csv(SAMPLES_CSV, {"x": x, "y": y, "set": sets})
+    write_csv(SAMPLES_CSV, {"x": across, "y": up, "set": sets})
 
 
 if __name__ == "__main__":

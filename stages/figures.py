@@ -1,9 +1,18 @@
 """Draw what the other stages measured; nothing is computed here."""
 
+from typing import Any
+
 import numpy as np
 
 from ddpm import figures, figures_truth
-from ddpm.files import read_arrays, read_csv, read_json, read_points, reading
+from ddpm.files import (
+    read_arrays,
+    read_csv,
+    read_json,
+    read_points,
+    read_trajectories,
+    reading,
+)
 from stages.common import (
     ATTRIBUTION,
     DENOISING_CSV,
@@ -21,63 +30,72 @@ from stages.common import (
 
 # Parts of T; most of the picture appears late.
 _MOMENTS = (1, 0.6, 0.3, 0.15, 0.05, 0)
+_FIELDS = {
+    "score": tuple(
+        f"score_{name}" for name in ("t", "sigma", "at", "truth", "model", "log_density")
+    ),
+    "density": ("density_truth", "density_model", "density_reach"),
+}
 
 
 def main() -> None:
     """Write all pictures of the model, and the animation of the reverse process."""
-    samples = read_points(SAMPLES, stage="sample")
-    truth = read_points(TRUTH, stage="evaluate")
+    t, x, x0_hat = read_trajectories(TRAJECTORIES, stage="sample")
+    labels = [f"t = {moment:g}" for moment in t]
+    moments = [int(np.abs(t - part * t[0]).argmin()) for part in _MOMENTS]
     metrics = read_json(METRICS, stage="evaluate")
     with reading(METRICS, "evaluate"):
-        energy, kl = metrics["samples"]["energy_distance"], metrics["likelihood"]["kl"]
-        distance = f"energy distance {energy['value']:.5f} ± {energy['se']:.5f}"
-        divergence = (
-            f"KL(truth || model) = {kl['value']:.4f} ± {kl['se']:.4f} nats"
-            f" at t = {metrics['likelihood']['t']}"
-        )
-        verdict = metrics["memory"]["verdict"]
-    attribution = read_json(ATTRIBUTION, stage="attribute")
+        sample_caption, density_caption = _captions(metrics)
+    # Before anything is written, everything is drawn: a file that does not fit is told by its name.
+    samples, truth = read_points(SAMPLES, stage="sample"), read_points(TRUTH, stage="evaluate")
+    drawn = {"samples": figures.samples_beside_truth(truth, samples, sample_caption)}
     training = read_csv(
         TRAINING_CSV, ("step", "loss", "val_loss", "lr", "grad_norm"), stage="train"
     )
-    denoising = read_csv(
+    drawn["training"] = figures.training_curve(training)
+    with reading(OPTIMAL, "evaluate"):
+        optimal = read_arrays(OPTIMAL, ("x0_best",), stage="evaluate")["x0_best"]
+        drawn["reverse"] = figures.reverse_process(
+            x[moments], x0_hat[moments], optimal[moments], [labels[k] for k in moments]
+        )
+        drawn["trajectories"] = figures.trajectories(x, x0_hat, optimal, truth)
+    errors = read_csv(
         DENOISING_CSV, ("t", "loss", "optimal", "excess", "excess_nats"), stage="measure"
     )
     memory = read_csv(
         MEMORY_CSV, ("t", "to_truth", "to_sample", "truth_to_sample"), stage="measure"
     )
-    names = ("t", "sigma", "at", "truth", "model", "log_density")
-    fields = read_arrays(
-        FIELDS,
-        (*(f"score_{name}" for name in names), "density_truth", "density_model", "density_reach"),
-        stage="measure",
-    )
-    kept = read_arrays(TRAJECTORIES, ("t", "x", "x0_hat"), stage="sample")
-    optimal = read_arrays(OPTIMAL, ("x0_best",), stage="evaluate")["x0_best"]
-    t, x, x0_hat = kept["t"], kept["x"], kept["x0_hat"]
-    labels = [f"t = {moment:4d}" for moment in t]
-    chosen = [int(np.abs(t - part * t[0]).argmin()) for part in _MOMENTS]
+    with reading(METRICS, "evaluate"):
+        drawn["denoising"] = figures_truth.denoising_error(
+            errors, memory, metrics["memory"]["verdict"]
+        )
+    with reading(FIELDS, "measure"):
+        score, density = _FIELDS["score"], _FIELDS["density"]
+        fields = read_arrays(FIELDS, (*score, *density), stage="measure")
+        drawn["score"] = figures_truth.score_fields(*(fields[name] for name in score))
+        drawn["density"] = figures_truth.densities(
+            density_caption, *(fields[name] for name in density)
+        )
+    attribution = read_json(ATTRIBUTION, stage="attribute")
+    with reading(ATTRIBUTION, "attribute"):
+        drawn["attribution"] = figures_truth.attribution(attribution)
 
-    drawn = {
-        "samples": figures.samples_beside_truth(truth, samples, distance),
-        "training": figures.training_curve(training),
-        "reverse": figures.reverse_process(
-            x[chosen], x0_hat[chosen], optimal[chosen], [labels[k] for k in chosen]
-        ),
-        "trajectories": figures.trajectories(x, x0_hat, optimal, truth),
-        "denoising": figures_truth.denoising_error(denoising, memory, verdict),
-        "score": figures_truth.score_fields(*(fields[f"score_{name}"] for name in names)),
-        "density": figures_truth.densities(
-            fields["density_truth"],
-            fields["density_model"],
-            float(fields["density_reach"]),
-            divergence,
-        ),
-        "attribution": figures_truth.attribution(attribution),
-    }
     for name, figure in drawn.items():
         figures.save(figure, REPORTS / f"{name}.png")
-    figures.reverse_animation(x, x0_hat, optimal, labels, REPORTS / "reverse.gif")
+    padded = [f"t = {moment:4g}" for moment in t]
+    figures.reverse_animation(x, x0_hat, optimal, padded, REPORTS / "reverse.gif")
+
+
+def _captions(metrics: dict[str, Any]) -> tuple[str, str]:
+    """One line each for the samples and for the density."""
+    energy, rms = metrics["samples"]["energy_distance"], metrics["samples"]["curve_rms"]
+    kl, t = metrics["likelihood"]["kl"], metrics["likelihood"]["t"]
+    return (
+        f"energy distance {energy['value']:.5f} (true sets: {energy['floor']:.5f} ±"
+        f" {energy['se']:.5f});  RMS distance to the curve {rms['value']:.4f}"
+        f" (true points: {rms['truth']:.4f})",
+        f"KL(truth || model) = {kl['value']:.4f} ± {kl['se']:.4f} nats at t = {t}",
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ddpm.errors import UserError
 from ddpm.files import write_array, write_arrays
 from ddpm.model_file import load_denoiser
 from ddpm.params import load
@@ -31,6 +32,11 @@ def main() -> None:
         trajectories=kept,
     )
 
+    if not bool(samples.isfinite().all()):
+        raise UserError(
+            f"sampling with prediction {params.prediction} and schedule {params.schedule} gave"
+            " values that are not finite; change prediction to v, or schedule, in params.yaml"
+        )
     write_array(SAMPLES, scaling.to_data(samples).numpy())
     write_arrays(
         TRAJECTORIES,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("ddpm", "beartype.beartype")
+install_import_hook("ddpm", "typechecking.check")
 
 # Before torch: it pins the arithmetic.
 import ddpm  # noqa: E402, F401, I001
@@ -39,6 +39,14 @@ SMALL = {
     "sample.frames": 6,
     "evaluate.null_pairs": 3,
     "evaluate.directions": 8,
+    "evaluate.n_denoising": 40,
+    "evaluate.n_likelihood": 60,
+    "evaluate.n_exact": 20,
+    "evaluate.n_memory": 20,
+    "evaluate.tolerance": 1e-3,
+    "evaluate.density_grid": 12,
+    "attribute.n": 100,
+    "attribute.tolerance": 1e-2,
 }
 
 

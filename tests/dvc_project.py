@@ -18,7 +18,10 @@ ENVIRONMENT = {
     "HOME": os.environ.get("HOME", "/"),
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-STAGES = ("check", "generate", "diffuse", "train", "sample", "evaluate", "figures")
+STAGES = (
+    *("check", "generate", "diffuse", "train", "sample", "measure", "evaluate", "attribute"),
+    "figures",
+)
 
 
 class Project:

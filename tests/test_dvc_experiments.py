@@ -26,14 +26,14 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert project.git("status", "--porcelain") == ""
 
 
-AFTER_TRAINING = ["train", "sample", "evaluate", "figures"]
+AFTER_TRAINING = ["train", "sample", "measure", "evaluate", "attribute", "figures"]
 
 
 @pytest.mark.parametrize(
     ("settings", "back", "expected"),
     [
         (["schedule=cosine"], ["schedule=linear"], ["diffuse", *AFTER_TRAINING]),
-        (["sampler=ddim"], ["sampler=ddpm"], ["sample", "evaluate", "figures"]),
+        (["sampler=ddim"], ["sampler=ddpm"], ["sample", "evaluate", "attribute", "figures"]),
         (["prediction=eps", "train.lr=2e-05"], ["prediction=v", "train.lr=0.004"], AFTER_TRAINING),
         (["data.noise=0", "train.lr=2e-3"], ["data.noise=0.02", "train.lr=4e-3"], STAGES[1:]),
     ],

@@ -4,9 +4,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
 from PIL import Image
 
-from ddpm import figures
+from ddpm import figures, figures_truth
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.normal(size=(50, 2)).astype(np.float32)
@@ -23,6 +24,19 @@ COLUMNS = (
     *("t", "beta", "alpha_bar", "sqrt_alpha_bar", "sigma", "log_snr"),
     *("posterior_x0", "posterior_x_t", "posterior_variance"),
 )
+ERRORS = {name: [0.1, 0.2] for name in ("t", "loss", "optimal", "excess", "excess_nats")}
+MEMORY = {name: [0.1, 0.2] for name in ("t", "to_truth", "to_sample", "truth_to_sample")}
+SIDE = np.linspace(-2, 2, 9)
+GRID = np.stack([axis.ravel() for axis in np.meshgrid(SIDE, SIDE)], axis=1)
+RNG_FIELDS = RNG.normal(size=(2, 81, 2))
+LOG_DENSITY = -np.stack([(GRID**2).sum(1)] * 2)
+SURFACE = LOG_DENSITY[0].reshape(9, 9)
+ESTIMATE = {"value": 0.1, "se": 0.01, "floor": 0.0}
+ARM = {"energy_distance": ESTIMATE, "log_density": {"value": 0.5, "se": 0.1}}
+ATTRIBUTION = {
+    **{name: ARM for name in ("exact_sampler", "network_solver", "network_sampler")},
+    "truth": {"log_density": {"value": 0.6, "se": 0.01}},
+}
 TABLE = {name: [0.1, 0.2, 0.3] for name in COLUMNS}
 
 
@@ -33,7 +47,14 @@ def every_figure() -> dict[str, Figure]:
         "prior": figures.prior_histogram(POINTS, 0.1),
         "samples": figures.samples_beside_truth(POINTS, POINTS, "caption"),
         "training": figures.training_curve(CURVE),
-        "reverse": figures.reverse_process(FRAMES, FRAMES, LABELS),
+        "reverse": figures.reverse_process(FRAMES, FRAMES, FRAMES, LABELS),
+        "trajectories": figures.trajectories(FRAMES, FRAMES, FRAMES, POINTS),
+        "denoising": figures_truth.denoising_error(ERRORS, MEMORY, "learned"),
+        "score": figures_truth.score_fields(
+            np.array([1.0, 2.0]), np.array([0.1, 0.9]), GRID, *[RNG_FIELDS] * 2, LOG_DENSITY
+        ),
+        "density": figures_truth.densities("KL", SURFACE, SURFACE - 0.1, np.array(1.25)),
+        "attribution": figures_truth.attribution(ATTRIBUTION),
     }
 
 
@@ -55,7 +76,7 @@ def test_figures_start_from_matplotlibs_defaults() -> None:
     assert mpl.rcParams["font.family"] == ["sans-serif"]
 
 
-@pytest.mark.parametrize("name", ["forward", "samples", "reverse"])
+@pytest.mark.parametrize("name", ["forward", "samples", "reverse", "trajectories"])
 def test_points_are_shown_with_equal_aspect(name: str) -> None:
     panels = every_figure()[name].axes
     assert len(panels) >= 2
@@ -72,10 +93,31 @@ def test_samples_that_are_out_of_sight_are_counted() -> None:
 
 def test_an_animation_has_every_frame_and_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figures.reverse_animation(FRAMES, FRAMES, LABELS, tmp_path / f"{name}.gif")
+        figures.reverse_animation(FRAMES, FRAMES, FRAMES, LABELS, tmp_path / f"{name}.gif")
     figures.forward_animation(FRAMES, LABELS, tmp_path / "forward.gif")
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
     for name in ("a", "forward"):
         with Image.open(tmp_path / f"{name}.gif") as image:
             assert image.n_frames == 4
             assert image.info["loop"] == 0
+
+
+def test_images_have_their_pixels_middles_where_the_grid_is() -> None:
+    for name, panels in (("density", slice(0, 3)), ("score", slice(0, 2))):
+        for axes in every_figure()[name].axes[panels]:
+            left, right, bottom, top = axes.images[0].get_extent()
+            side = 9
+            reach = 1.25 if name == "density" else 2.0
+            assert left + (right - left) / side / 2 == pytest.approx(-reach)
+            assert top - (top - bottom) / side / 2 == pytest.approx(reach)
+            assert axes.images[0].origin == "lower"
+
+
+def test_an_arrow_is_no_longer_than_one() -> None:
+    figure = figures_truth.score_fields(
+        np.array([1.0]), np.array([0.5]), GRID, *[100 * RNG_FIELDS[:1]] * 2, LOG_DENSITY[:1]
+    )
+    for axes in figure.axes[:2]:
+        (arrows,) = [one for one in axes.collections if isinstance(one, Quiver)]
+        lengths = np.hypot(arrows.U, arrows.V)
+        np.testing.assert_allclose(lengths, 1)

@@ -16,6 +16,7 @@ from ddpm.files import (
     write_csv,
     write_json,
 )
+from ddpm.metrics import Mean
 
 POINTS = np.arange(8, dtype=np.float32).reshape(4, 2)
 
@@ -126,6 +127,14 @@ def test_tables_and_json_come_back(tmp_path: Path) -> None:
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert text == '{\n  "a": {\n    "c": 2,\n    "d": 0.1\n  },\n  "b": 1\n}\n'
     assert read_json(tmp_path / "a.json", stage="x") == {"b": 1, "a": {"d": 0.1, "c": 2}}
+
+
+def test_named_tuples_become_objects_in_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"kl": Mean(0.5, 0.1), "deeper": {"t": Mean(1.0, 2.0)}})
+    assert read_json(tmp_path / "a.json", stage="x") == {
+        "kl": {"value": 0.5, "se": 0.1},
+        "deeper": {"t": {"value": 1.0, "se": 2.0}},
+    }
 
 
 def test_json_never_holds_what_is_not_a_number(tmp_path: Path) -> None:

@@ -69,6 +69,22 @@ def test_a_whole_number_is_read_however_yaml_writes_it(tmp_path: Path, text: str
         ("schedule", 3, r"schedule is 3 but should be a valid string"),
         ("sample.steps", 1500, r"sample\.steps is 1500 but the schedule has T = 1000; lower"),
         ("sample.trajectories", 10**6, r"sample\.trajectories is 1000000 but sample\.n is 10000"),
+        (
+            "evaluate.tolerance",
+            0,
+            r"evaluate\.tolerance is 0 but should be greater than or equal to",
+        ),
+        (
+            "attribute.tolerance",
+            1,
+            r"attribute\.tolerance is 1 but should be less than or equal to",
+        ),
+        (
+            "evaluate.n_exact",
+            30_000,
+            r"n_exact is 30000 but evaluate\.n_likelihood is 25000; lower",
+        ),
+        ("evaluate.n_memory", 20_000, r"n_memory is 20000 but data\.n_train is 10000 and data\.n"),
         ("train.warmup", 10**6, r"train\.warmup is 1000000 but train\.steps is 6000; lower"),
     ],
 )

@@ -239,7 +239,7 @@ def test_a_damaged_input_is_told_in_one_line_and_nothing_is_touched(
         (
             ["check", "train", "sample"],
             {"device": "tpu"},
-            "device is 'tpu' but this machine offers",
+            "device is 'tpu' but of auto, cuda, mps, cpu this machine offers",
         ),
         (["check", "sample"], {"sampler": "magic"}, "sampler is 'magic' but should be one of ddpm"),
         (

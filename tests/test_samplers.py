@@ -226,11 +226,11 @@ def drawn(
         sampler,
         denoiser,
         times,
-        trajectories,
         n=n,
         block=block,
         seed=0,
         device=torch.device("cpu"),
+        trajectories=trajectories,
     )
     return samples, trajectories
 

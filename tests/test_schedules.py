@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -100,3 +101,45 @@ def test_a_schedule_without_noise_is_refused() -> None:
     values = SCHEDULES["sigmoid"].model_validate(given)
     with pytest.raises(UserError, match=r"schedules\.sigmoid has a beta of nan at T = 100"):
         make_schedule("sigmoid", values, 100)
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 60, 1000])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_between_the_integers_alpha_bar_falls_and_meets_the_table(name: str, T: int) -> None:
+    if name.endswith("linear") and T < 60:
+        pytest.skip("needs more steps")
+    schedule = shipped_schedule(name, T)
+    for t in {0, 1, T // 2, T}:
+        assert schedule.log_alpha_bar_at(t) == pytest.approx(
+            float(schedule.log_alpha_bar[t]), rel=1e-15
+        )
+        a, sigma = schedule.levels(t)
+        assert a == pytest.approx(float(schedule.sqrt_alpha_bar[t]), rel=1e-14)
+        assert sigma == pytest.approx(float(schedule.sigma[t]), rel=1e-14)
+    fine = [schedule.log_alpha_bar_at(T * k / 3001) for k in range(3002)]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(fine))
+    for t in (1e-6 * T, 0.3 * T, 0.777 * T, T):
+        assert schedule.time_of(schedule.log_alpha_bar_at(t)) == pytest.approx(t, rel=1e-9)
+    assert schedule.time_of(schedule.log_alpha_bar_at(T) - 1) == T
+
+
+def test_between_the_integers_a_smooth_schedule_is_met_with_third_order() -> None:
+    # A table with every second step left out, against the one that has them.
+    errors = []
+    for T in (50, 100, 200):
+        r = torch.arange(T + 1, dtype=torch.float64) / T
+        schedule = Schedule(-3 * r - 2 * torch.sin(2 * r))
+        middles = [(k + 0.5) / T for k in range(T)]
+        errors.append(
+            max(
+                abs(schedule.log_alpha_bar_at(m * T) + 3 * m + 2 * math.sin(2 * m)) for m in middles
+            )
+        )
+    assert errors[0] / errors[1] > 6
+    assert errors[1] / errors[2] > 6
+
+
+@pytest.mark.parametrize("t", [-0.1, 1000.001, math.nan])
+def test_a_time_outside_is_refused(t: float) -> None:
+    with pytest.raises(ValueError, match=r"but should be in \[0, 1000\]"):
+        shipped_schedule("linear").log_alpha_bar_at(t)
