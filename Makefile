@@ -15,7 +15,7 @@ help: ## List the targets
 setup: .venv/runtime ## Create .venv and install requirements.txt
 
 repro: .venv/runtime ## Run the pipeline: what is up to date is not run again
-	@dvc repro
+	@python -m ddpm.params && dvc repro
 
 test: .venv/dev ## Pass the tests
 	@python -m pytest -n 2 --dist loadfile

@@ -74,6 +74,7 @@ class Denoising:
         by_point: Errors of each point, means over t: weighted as training weights them.
         nats_by_time: What the excess at each t adds to the bound; means over the points.
         nats_by_point: What the excess of each point, at all t together, adds to the bound.
+        bound_by_time: L_{t-1} of the model, L_0 at t = 1; means over the points.
         bound: Of the model.
         best_bound: Of the best denoiser, with the same decoder.
     """
@@ -82,6 +83,7 @@ class Denoising:
     by_point: Errors
     nats_by_time: PerTime
     nats_by_point: PerPoint
+    bound_by_time: PerTime
     bound: Bound
     best_bound: Bound
 
@@ -94,6 +96,7 @@ class _Sums(NamedTuple):
 
     by_time: Float64[Tensor, "times 3"]
     nats_by_time: PerTime
+    bound_by_time: PerTime
     by_point: Float64[Tensor, "block 3"]
     nats_by_point: Float64[Tensor, " block"]
     first: Float64[Tensor, "block 2"]
@@ -123,11 +126,12 @@ def denoise(denoiser: Denoiser, best: Denoiser, x0: Points, *, seed: int) -> Den
             return _denoise(denoiser, best, block, generator=generator, tick=bar.update)
 
         done = in_parallel(one, enumerate(blocks))
-    by_time, nats_by_time = (sum(part) / len(x0) for part in list(zip(*done, strict=True))[:2])
-    parts = list(zip(*done, strict=True))[2:]
-    by_point, nats_by_point, first, later = (torch.cat(part) for part in parts)
+    parts = list(zip(*done, strict=True))
+    by_time, nats_by_time, bound_by_time = (sum(part) / len(x0) for part in parts[:3])
+    by_point, nats_by_point, first, later = (torch.cat(part) for part in parts[3:])
     log_variance = -float(schedule.log_snr[1])
     constant = x0.shape[1] * (math.log(2 * math.pi) + log_variance) / 2
+    bound_by_time[0] += constant
     prior = prior_gap(schedule, x0)
     bounds = [Bound(prior, later[:, k], constant + first[:, k]) for k in (0, 1)]
     return Denoising(
@@ -135,6 +139,7 @@ def denoise(denoiser: Denoiser, best: Denoiser, x0: Points, *, seed: int) -> Den
         Errors(*(by_point / schedule.T).unbind(1)),
         nats_by_time,
         nats_by_point,
+        bound_by_time,
         *bounds,
     )
 
@@ -152,6 +157,7 @@ def _denoise(
     snr = schedule.log_snr.exp()
     sums = _Sums(
         torch.zeros(schedule.T, 3).double(),
+        torch.zeros(schedule.T).double(),
         torch.zeros(schedule.T).double(),
         torch.zeros(len(x0), 3).double(),
         torch.zeros(len(x0)).double(),
@@ -175,6 +181,7 @@ def _denoise(
         x0_hat, _ = prediction.split(said, x_t, a, sigma)
         nats = weight * torch.stack([_squared(x0, x0_hat), _squared(x0, best_x0)], dim=1)
         (sums.later if t > 1 else sums.first).add_(nats)
+        sums.bound_by_time[t - 1] = nats[:, 0].sum()
         excess = weight * _squared(x0_hat, best_x0)
         sums.nats_by_point.add_(excess)
         sums.nats_by_time[t - 1] = excess.sum()

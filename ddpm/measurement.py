@@ -36,7 +36,11 @@ def denoising_by_time(measured: Denoising, T: int, rows: int) -> dict[str, list[
     """The curves over t as columns: a row is the mean over the times from its own to the next."""
     starts = log_spaced(T, rows)
     spans = [slice(a - 1, b - 1) for a, b in itertools.pairwise([*starts, T + 1])]
-    columns = {**measured.by_time._asdict(), "excess_nats": measured.nats_by_time}
+    columns = {
+        **measured.by_time._asdict(),
+        "excess_nats": measured.nats_by_time,
+        "bound_nats": measured.bound_by_time,
+    }
     means = {
         name: [float(column[span].mean()) for span in spans] for name, column in columns.items()
     }

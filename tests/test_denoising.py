@@ -64,6 +64,9 @@ def test_the_bound_of_gaussian_data_is_the_closed_form() -> None:
             value, abs=4 * float(term.std()) / math.sqrt(8000) + 1e-12
         )
     assert torch.equal(found.bound.total, found.best_bound.total)
+    total = float(found.bound_by_time.sum()) + float(found.bound.prior.mean())
+    assert total == pytest.approx(float(found.bound.total.mean()))
+    assert float(found.bound_by_time[0]) == pytest.approx(float(found.bound.decoder.mean()))
     # It is a bound: never below the entropy.
     entropy = math.log(2 * math.pi * math.e * STD**2)
     assert sum(expected.values()) > entropy

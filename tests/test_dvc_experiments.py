@@ -32,9 +32,12 @@ AFTER_TRAINING = ["train", "sample", "measure", "evaluate", "attribute", "figure
 @pytest.mark.parametrize(
     ("settings", "back", "expected"),
     [
-        (["schedule=cosine"], ["schedule=linear"], ["diffuse", *AFTER_TRAINING]),
+        (
+            ["schedule=cosine", "prediction=eps", "train.lr=2e-05"],
+            ["schedule=linear", "prediction=v", "train.lr=0.004"],
+            ["diffuse", *AFTER_TRAINING],
+        ),
         (["sampler=ddim"], ["sampler=ddpm"], ["sample", "evaluate", "attribute", "figures"]),
-        (["prediction=eps", "train.lr=2e-05"], ["prediction=v", "train.lr=0.004"], AFTER_TRAINING),
         (["data.noise=0", "train.lr=2e-3"], ["data.noise=0.02", "train.lr=4e-3"], STAGES[1:]),
     ],
 )

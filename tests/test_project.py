@@ -1,5 +1,6 @@
 """What surrounds the code: pins, README, targets, CI."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -64,9 +65,23 @@ def test_pictures_in_git_are_small() -> None:
 
 
 def test_the_readme_shows_the_committed_metrics() -> None:
-    block = re.search(r"`cat reports/metrics.json` prints:\n\n```json\n(.*?)```", README, re.DOTALL)
-    assert block is not None
-    assert block[1] == (ROOT / "reports" / "metrics.json").read_text(encoding="utf-8")
+    metrics = json.loads((ROOT / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| (\S+)(?: ± (\S+))? \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) >= 9
+
+    def shown(value: float, like: str) -> str:
+        return f"{value:.{len(like.partition('.')[2])}f}"
+
+    for section, name, value, se, perfect in rows:
+        entry = metrics[section][name]
+        entry = entry if isinstance(entry, dict) else {"value": entry}
+        assert value == shown(entry["value"], value), name
+        assert se == (shown(entry["se"], se) if "se" in entry else ""), name
+        number, _, rest = perfect.partition(" ")
+        if "`floor`" in rest or "`truth`" in rest:
+            assert number == shown(entry[rest.strip("(`)")], number), name
+    entropy = metrics["likelihood"]["entropy"]
+    assert f"| {entropy['value']:.3f} ± {entropy['se']:.3f} (`likelihood.entropy`) |" in README
 
 
 def test_the_readmes_pictures_and_files_exist() -> None:
