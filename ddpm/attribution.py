@@ -17,8 +17,8 @@ from torch import Tensor
 from ddpm.flow import flow_samples
 from ddpm.metrics import Mean, energy_distance, estimate, mean_of
 from ddpm.process import Denoiser
+from ddpm.reverse import Sampler, draw_samples
 from ddpm.runtime import stream
-from ddpm.samplers import Sampler, draw_samples
 from ddpm.subject import Subject
 
 Points = Float64[Tensor, "n 2"]
@@ -39,7 +39,7 @@ class Gap(NamedTuple):
 
 
 def arms(
-    subject: Subject, sampler: Sampler, times: list[int], *, n: int, block: int, tolerance: float
+    subject: Subject, sampler: Sampler, times: list[float], *, n: int, block: int, tolerance: float
 ) -> dict[str, Points]:
     """Samples in data units: exact denoiser and sampler, network and solver, network and sampler.
 
@@ -51,6 +51,7 @@ def arms(
         block: Points sampled at once.
         tolerance: Of the converged solver.
     """
+    clean = subject.fresh(n, "attribute/clean")
 
     def sampled(denoiser: Denoiser) -> Points:
         return draw_samples(
@@ -61,7 +62,8 @@ def arms(
             block=block,
             seed=subject.seed,
             device=torch.device("cpu"),
-        ).double()
+            clean=clean,
+        ).x.double()
 
     x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(subject.seed, "attribute/solver"))
     found = {

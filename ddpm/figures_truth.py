@@ -1,14 +1,15 @@
 """Pictures of what is measured against the exact truth; see `figures` for the rest."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from ddpm.figures import MODEL, NOISE, TRUTH, Frames, Points, Values
+from ddpm.figures import MODEL, NOISE, TRUTH, Frames, OtherPoints, Points, Values, cloud
 
 
 def denoising_error(curve: Mapping[str, Values], memory: Mapping[str, Values], said: str) -> Figure:
@@ -41,6 +42,56 @@ def denoising_error(curve: Mapping[str, Values], memory: Mapping[str, Values], s
         axes.legend(fontsize=7)
     figure.supxlabel(said, fontsize=9)
     return figure
+
+
+def samplers(rows: Sequence[Mapping[str, str]]) -> Figure:
+    """Energy distance by evaluations, log-log; `rows` have the columns of reports/samplers.csv."""
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    se = min(float(row["energy_distance_se"]) for row in rows)
+    floor = float(rows[0]["energy_distance_floor"])
+    lines = sorted({(row["sampler"], row["spacing"]) for row in rows})
+    colors = dict(zip(lines, colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
+    for axes, denoiser, style in zip(panels, ("exact", "network"), ("--", "-"), strict=True):
+        for line in lines:
+            cells = [row for row in rows if (*line, denoiser) == _named(row)]
+            x = [float(row["evaluations"]) for row in cells]
+            # What lies below the floor's spread is drawn on its edge: it cannot be told from truth.
+            y = [max(float(row["energy_distance"]) - floor, se) for row in cells]
+            axes.plot(
+                *(x, y), style, marker="o", markersize=3, color=colors[line], label="  ".join(line)
+            )
+        axes.axhspan(se / 3, se, color=TRUTH, alpha=0.15)
+        axes.set(xscale="log", yscale="log", xlabel="evaluations of the denoiser")
+        axes.set_title(f"{denoiser} denoiser" if denoiser == "exact" else denoiser)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("energy distance less its floor")
+    panels[0].text(
+        0.02,
+        0.02,
+        "within one standard error of true sets",
+        transform=panels[0].transAxes,
+        fontsize=7,
+    )
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+    return figure
+
+
+def few_steps(points: Mapping[str, OtherPoints], shown: Sequence[Sequence[str]]) -> Figure:
+    """Samples after few evaluations; `shown` has rows of keys of `points`, as in compared.npz."""
+    figure = Figure(figsize=(1.9 * len(shown[0]), 2.1 * len(shown)), layout="constrained")
+    rows = figure.subplots(len(shown), len(shown[0]), sharex=True, sharey=True, squeeze=False)
+    for axes_row, keys in zip(rows, shown, strict=True):
+        for axes, key in zip(axes_row, keys, strict=True):
+            sampler, spacing, evaluations, _ = key.split("/")
+            cloud(axes, points[key], MODEL, limit=1.25)
+            axes.set_title(f"{evaluations} evaluations")
+        axes_row[0].set_ylabel(f"{sampler}\n{spacing}")
+    return figure
+
+
+def _named(row: Mapping[str, str]) -> tuple[str, str, str]:
+    return row["sampler"], row["spacing"], row["denoiser"]
 
 
 def score_fields(

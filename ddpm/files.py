@@ -28,6 +28,7 @@ _UNREADABLE = (
     EOFError,
     TypeError,
     IndexError,
+    AttributeError,
     RecursionError,
     csv.Error,
     BadZipFile,
@@ -154,11 +155,11 @@ def read_trajectories(path: Path, *, stage: str) -> tuple[Times, Frames, Frames]
     return t, x, x0_hat
 
 
-def read_csv(path: Path, names: Sequence[str], *, stage: str) -> dict[str, list[float]]:
-    """Read the named columns of a CSV file as numbers.
+def read_rows(path: Path, *, stage: str) -> list[dict[str, str]]:
+    """Read a CSV file with a header.
 
     Raises:
-        UserError: If the file is missing, or a column is missing or holds something else.
+        UserError: If the file is missing, cut off, or holds no rows.
     """
     with reading(path, stage):
         text = path.read_text(encoding="utf-8")
@@ -167,6 +168,17 @@ def read_csv(path: Path, names: Sequence[str], *, stage: str) -> dict[str, list[
         rows = list(csv.DictReader(io.StringIO(text)))
         if not rows:
             raise ValueError("it holds no rows")
+        return rows
+
+
+def read_csv(path: Path, names: Sequence[str], *, stage: str) -> dict[str, list[float]]:
+    """Read the named columns of a CSV file as numbers.
+
+    Raises:
+        UserError: If the file is missing, or a column is missing or holds something else.
+    """
+    rows = read_rows(path, stage=stage)
+    with reading(path, stage):
         columns = {name: [float(row[name]) for row in rows] for name in names}
         if not all(map(math.isfinite, itertools.chain(*columns.values()))):
             raise ValueError("it holds values that are not finite")
@@ -186,6 +198,22 @@ def read_json(path: Path, *, stage: str) -> dict[str, Any]:
         # Python's reader allows NaN and Infinity, which no stage writes.
         json.dumps(values, allow_nan=False)
         return values
+
+
+def read_spacings(path: Path, *, stage: str) -> dict[str, dict[str, list[float]]]:
+    """Read optimised spacings: falling times by the name of the spacing and the number of steps.
+
+    Raises:
+        UserError: If the file is missing or holds anything else.
+    """
+    values = read_json(path, stage=stage)
+    with reading(path, stage):
+        for by_steps in values.values():
+            for steps, times in by_steps.items():
+                falls = all(float(t) > float(s) for t, s in itertools.pairwise((*times, 0)))
+                if len(times) != int(steps) or not falls:
+                    raise ValueError(f"its times for {steps} steps are not as many that fall")
+    return values
 
 
 def _finite(text: str) -> float:

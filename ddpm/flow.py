@@ -120,4 +120,7 @@ def angle(schedule: Schedule, t: float) -> float:
 
 def time_at(schedule: Schedule, phi: float) -> float:
     """The time of an angle: the inverse of `angle`."""
-    return schedule.time_of(math.log1p(-(math.sin(phi) ** 2)))
+    # Each form of log cos^2 keeps its digits at one end.
+    small = phi < 1
+    log_alpha_bar = math.log1p(-(math.sin(phi) ** 2)) if small else 2 * math.log(math.cos(phi))
+    return schedule.time_of(log_alpha_bar)

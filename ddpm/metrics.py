@@ -65,7 +65,9 @@ class Estimate(NamedTuple):
     floor: float
 
 
-def energy_distance(x: Points, y: OtherPoints) -> Distance:
+def energy_distance(
+    x: Points, y: OtherPoints, y_within: Float64[Tensor, " m"] | None = None
+) -> Distance:
     """Unbiased energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|.
 
     A U-statistic: a point is never compared with itself, so independent sets of one distribution
@@ -74,12 +76,14 @@ def energy_distance(x: Points, y: OtherPoints) -> Distance:
     Args:
         x: At least two points.
         y: At least two points.
+        y_within: `mean_distances_within(y)`, if that is known from before.
 
     References:
         Szekely & Rizzo 2013, eq. 6 (there with the diagonal, hence biased).
     """
     x_to_y, y_to_x = _mean_distances(x, y)
-    x_to_x, y_to_y = _mean_distances_within(x), _mean_distances_within(y)
+    x_to_x = mean_distances_within(x)
+    y_to_y = mean_distances_within(y) if y_within is None else y_within
     value = 2 * x_to_y.mean() - x_to_x.mean() - y_to_y.mean()
     f, g = 2 * (x_to_y - x_to_x), 2 * (y_to_x - y_to_y)
     return Distance(float(value), math.sqrt(float(f.var() / len(x) + g.var() / len(y))))
@@ -102,7 +106,7 @@ def _mean_distances(
     return torch.cat(by_row) / len(y), torch.stack(by_column).sum(0) / len(x)
 
 
-def _mean_distances_within(x: Points) -> Float64[Tensor, " n"]:
+def mean_distances_within(x: Points) -> Float64[Tensor, " n"]:
     """Mean distance from each x to all others; each pair is computed once."""
 
     def sums(block: range) -> Tensor:

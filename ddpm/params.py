@@ -60,9 +60,10 @@ class Data(Settings):
 
 
 class Diffusion(Settings):
-    """T is the number of steps from data (t = 0) to noise (t = T)."""
+    """T is the number of steps from data (t = 0) to noise (t = T), with or without signal at T."""
 
     T: Annotated[Integer, Field(ge=1, le=100_000)]
+    zero_terminal_snr: bool
 
 
 class Model(Settings):
@@ -112,6 +113,37 @@ class Evaluate(Settings):
     density_grid: Annotated[Integer, Field(ge=2, le=1000)]
 
 
+def _numbers(value: object) -> object:
+    """Read "5 8 10", or one number, as numbers: DVC rewrites lists, not text."""
+    words = str(value).split()
+    if isinstance(value, bool | list | dict) or not words or not all(map(str.isdigit, words)):
+        raise ValueError("should be whole numbers with spaces between them")
+    return tuple(int(word) for word in words)
+
+
+Numbers = Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], BeforeValidator(_numbers)]
+
+
+class Optimise(Settings):
+    """Spacings that minimise a sampler's error: for which sampler and steps, on how many points."""
+
+    sampler: str
+    steps: Numbers
+    n: Annotated[Integer, Field(ge=10, le=100_000)]
+    tolerance: Tolerance
+
+
+class Compare(Settings):
+    """Samplers beside each other: points of each, and cells "sampler/spacing" to evaluations.
+
+    The exact denoiser is asked up to `exact_up_to` times; beyond, its cost is not worth it.
+    """
+
+    n: Several
+    exact_up_to: Count
+    cells: dict[str, Numbers]
+
+
 class Attribute(Settings):
     """Where the error comes from: points of each arm, tolerance of the converged solver."""
 
@@ -136,6 +168,8 @@ class Params(Settings):
     sample: Sample
     evaluate: Evaluate
     attribute: Attribute
+    optimise: Optimise
+    compare: Compare
 
 
 S = TypeVar("S", bound=Settings)

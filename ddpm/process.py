@@ -25,21 +25,21 @@ from ddpm.schedules import Schedule
 
 Batch = Float[Tensor, "*shape"]
 # One time for all points or one for each; and what it gives.
-Times = int | Int[Tensor, "*leading"]
+Times = float | Int[Tensor, "*leading"]
 Coefficient = float | Float[Tensor, "*broadcast"]
 
 
-def coefficients(
-    schedule: Schedule, t: Times, like: Batch
-) -> tuple[Float[Tensor, "*broadcast"], Float[Tensor, "*broadcast"]]:
+def coefficients(schedule: Schedule, t: Times, like: Batch) -> tuple[Coefficient, Coefficient]:
     """sqrt(alpha_bar_t) and sigma_t, shaped to multiply points.
 
     Args:
         schedule: Supplies alpha_bar.
-        t: Time in 0 ... T, one for all points or one for each (the leading axes of `like`).
+        t: Time in [0, T] for all points; or in 0 ... T for each (the leading axes of `like`).
         like: Points, whose precision and device the coefficients take.
     """
-    index = torch.as_tensor(t, device=like.device)
+    if not isinstance(t, Tensor):
+        return schedule.levels(t)
+    index = t.to(like.device)
     shape = (*index.shape, *(1 for _ in range(like.ndim - index.ndim)))
     # First the precision, then the device: not every device holds float64.
     a, sigma = (
@@ -55,7 +55,7 @@ def q_sample(schedule: Schedule, x0: Batch, t: Times, eps: Batch) -> Batch:
     Args:
         schedule: Supplies alpha_bar.
         x0: Clean points, model units.
-        t: Time in 0 ... T, one for all points or one for each.
+        t: Time in [0, T] for all points, or in 0 ... T for each.
         eps: Standard normal noise of the same shape.
 
     Returns:

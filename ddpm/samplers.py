@@ -1,38 +1,27 @@
-"""Reverse steps, the moments they visit, and the one loop that runs them.
+"""Samplers that need nothing but the present point; those that look back are in `multistep`.
 
-A sampler is a class with its settings as fields and one method, `step`, from x_t to x_s with s < t;
-its values stand in params.yaml under `samplers`, its name in SAMPLERS at the foot. The loop takes
-any `Denoiser`: the network's or the exact truth's.
+A sampler is a class with its settings as fields and one method, `step`; see `reverse.Sampler`. Its
+values stand in params.yaml under `samplers`, its name in SAMPLERS at the foot.
 """
 
-import itertools
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
-from pydantic import Field
-from torch import Tensor
-from tqdm import tqdm
+from pydantic import Field, PrivateAttr
 
-from ddpm.params import Params, Real, Settings, choose, section, settings
-from ddpm.process import Batch, Denoiser, posterior
-from ddpm.runtime import in_parallel, stream
+from ddpm.flow import angle, time_at
+from ddpm.multistep import DPMSolver2M, DPMSolver3M, DPMSolverSDE2M, UniPC
+from ddpm.ode import solve
+from ddpm.params import Params, Real, Tolerance, choose, section, settings
+from ddpm.process import Batch, Denoiser, posterior, q_sample
+from ddpm.reverse import Moment, Sampler, normal_like
+from ddpm.runtime import stream
+from ddpm.schedules import Schedule
+from ddpm.spacings import refuse_no_signal
 
-# Called at every moment with t, x_t and x0_hat, noisiest first; at t = 0 both points are x_0.
-Observer = Callable[[float, Batch, Batch], None]
-
-
-class Sampler(Settings, ABC):
-    """A way back from noise to data: its settings as fields, and one reverse move."""
-
-    @abstractmethod
-    def step(
-        self, denoiser: Denoiser, x_t: Batch, t: float, s: float, *, generator: torch.Generator
-    ) -> tuple[Batch, Batch]:
-        """Go from time t to s, 0 <= s < t <= T; returns x_s and the x0_hat it is based on."""
+_MOST_CHURN = math.sqrt(2) - 1
 
 
 class DDPM(Sampler):
@@ -40,26 +29,61 @@ class DDPM(Sampler):
 
     Attributes:
         variance: `posterior` is the variance of q(x_s | x_t, x_0), right when x_0 is known; `beta`
-            is that of q(x_t | x_s), right when the data are standard normal. The last step, to
-            s = 0, adds no noise with either.
+            is that of q(x_t | x_s), right when the data are standard normal. `analytic` adds to the
+            posterior's what is not known of x_0, measured on clean points: the best isotropic
+            variance for this denoiser. The last step, to s = 0, adds noise with `analytic` alone.
 
     References:
         Ho et al. 2020, algorithm 2 and section 3.2, https://arxiv.org/abs/2006.11239
+        Bao et al. 2022, theorem 1 (analytic), https://arxiv.org/abs/2201.06503
     """
 
-    variance: Literal["posterior", "beta"]
+    variance: Literal["posterior", "beta", "analytic"]
+    # E |x_0 - x0_hat|^2 for each coordinate, by time.
+    _unknown: dict[float, float] = PrivateAttr(default_factory=dict)
+
+    @property
+    def deterministic(self) -> bool:
+        """See `Sampler`."""
+        return False
+
+    def prepared(
+        self, denoiser: Denoiser, times: Sequence[float], clean: Batch, *, seed: int
+    ) -> "Sampler":
+        """With the analytic variance: measure how much of x_0 is unknown at each time."""
+        if self.variance != "analytic":
+            return self
+        ready = self.model_copy()
+        ready._unknown = {}
+        with torch.no_grad():
+            for t in times:
+                generator = stream(seed, f"analytic/{t}", clean.device)
+                x_t = q_sample(denoiser.schedule, clean, t, normal_like(clean, generator))
+                x0_hat, _ = denoiser(x_t, t)
+                ready._unknown[t] = float((clean - x0_hat).square().mean())
+        return ready
 
     def step(
-        self, denoiser: Denoiser, x_t: Batch, t: float, s: float, *, generator: torch.Generator
-    ) -> tuple[Batch, Batch]:
+        self,
+        denoiser: Denoiser,
+        x_t: Batch,
+        t: float,
+        s: float,
+        *,
+        past: Sequence[Moment],
+        generator: torch.Generator,
+    ) -> tuple[Batch, Moment]:
         """See `Sampler`."""
         x0_hat, _ = denoiser(x_t, t)
         q = posterior(denoiser.schedule, t, s)
         x_s = q.x0 * x0_hat + q.x_t * x_t
-        if s > 0:
-            variance = q.variance if self.variance == "posterior" else q.beta
-            x_s = x_s + math.sqrt(variance) * _normal_like(x_t, generator)
-        return x_s, x0_hat
+        if self.variance == "analytic":
+            variance = q.variance + q.x0**2 * self._unknown[t]
+        else:
+            variance = 0 if s == 0 else q.variance if self.variance == "posterior" else q.beta
+        if variance > 0:
+            x_s = x_s + math.sqrt(variance) * normal_like(x_t, generator)
+        return x_s, Moment(t, x_t, x0_hat)
 
 
 class DDIM(Sampler):
@@ -75,9 +99,21 @@ class DDIM(Sampler):
 
     eta: Annotated[Real, Field(ge=0, le=1)]
 
+    @property
+    def deterministic(self) -> bool:
+        """See `Sampler`."""
+        return self.eta == 0
+
     def step(
-        self, denoiser: Denoiser, x_t: Batch, t: float, s: float, *, generator: torch.Generator
-    ) -> tuple[Batch, Batch]:
+        self,
+        denoiser: Denoiser,
+        x_t: Batch,
+        t: float,
+        s: float,
+        *,
+        past: Sequence[Moment],
+        generator: torch.Generator,
+    ) -> tuple[Batch, Moment]:
         """See `Sampler`."""
         x0_hat, eps_hat = denoiser(x_t, t)
         schedule = denoiser.schedule
@@ -85,187 +121,130 @@ class DDIM(Sampler):
         a, sigma = schedule.levels(s)
         x_s = a * x0_hat + math.sqrt(max(0.0, sigma**2 - variance)) * eps_hat
         if variance > 0:
-            x_s = x_s + math.sqrt(variance) * _normal_like(x_t, generator)
-        return x_s, x0_hat
+            x_s = x_s + math.sqrt(variance) * normal_like(x_t, generator)
+        return x_s, Moment(t, x_t, x0_hat)
 
 
-def _normal_like(x: Batch, generator: torch.Generator) -> Batch:
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+class Heun(Sampler):
+    """Second order in sigma_ve = sigma / sqrt(alpha_bar), for y = x / sqrt(alpha_bar).
+
+        d y / d sigma_ve = eps(x, t)
+
+    An Euler step to s, then the mean of both ends' slopes; two evaluations a step, but for the
+    last, to s = 0, which is Euler's and goes to x0_hat.
+
+    Attributes:
+        churn: gamma: before each step but the last sigma_ve is raised to (1 + gamma) sigma_ve by
+            fresh noise. 0 is deterministic.
+
+    References:
+        Karras et al. 2022, algorithms 1 and 2, https://arxiv.org/abs/2206.00364
+    """
+
+    uses_log_snr = True
+
+    churn: Annotated[Real, Field(ge=0, le=_MOST_CHURN)]
+
+    @property
+    def deterministic(self) -> bool:
+        """See `Sampler`."""
+        return self.churn == 0
+
+    def steps_within(self, evaluations: int) -> int:
+        """Two evaluations a step, but for the last."""
+        return max(1, (evaluations + 1) // 2)
+
+    def step(
+        self,
+        denoiser: Denoiser,
+        x_t: Batch,
+        t: float,
+        s: float,
+        *,
+        past: Sequence[Moment],
+        generator: torch.Generator,
+    ) -> tuple[Batch, Moment]:
+        """See `Sampler`."""
+        schedule = denoiser.schedule
+        a, sigma = schedule.levels(t)
+        y, noise = x_t / a, sigma / a
+        if self.churn > 0 and s > 0:
+            # Not beyond T, where the model knows nothing.
+            a_T, sigma_T = schedule.levels(schedule.T)
+            raised = min((1 + self.churn) * noise, sigma_T / a_T)
+            y = y + math.sqrt(max(0.0, raised**2 - noise**2)) * normal_like(x_t, generator)
+            t = schedule.time_of(-math.log1p(raised**2))
+            a, sigma = schedule.levels(t)
+            x_t, noise = a * y, sigma / a
+        x0_hat, slope = denoiser(x_t, t)
+        moment = Moment(t, x_t, x0_hat)
+        if s == 0:
+            return x0_hat, moment
+        a_s, sigma_s = schedule.levels(s)
+        step = sigma_s / a_s - noise
+        _, end_slope = denoiser(a_s * (y + step * slope), s)
+        return a_s * (y + step * (slope + end_slope) / 2), moment
 
 
-def _trailing(T: int, steps: int) -> list[float]:
-    """Equal strides counted down from T (Lin et al. 2023, https://arxiv.org/abs/2305.08891)."""
-    return [T * k / steps for k in range(1, steps + 1)]
+class ODE(Sampler):
+    """The probability flow between two moments, to a tolerance: what the others converge to.
+
+    Where the prediction is not regular at 0 (x0) the last step goes to the denoised point.
+
+    Attributes:
+        tolerance: Of the solver; see `ode.solve`.
+    """
+
+    tolerance: Tolerance
+
+    def step(
+        self,
+        denoiser: Denoiser,
+        x_t: Batch,
+        t: float,
+        s: float,
+        *,
+        past: Sequence[Moment],
+        generator: torch.Generator,
+    ) -> tuple[Batch, Moment]:
+        """See `Sampler`."""
+        schedule = denoiser.schedule
+        x0_hat, _ = denoiser(x_t, t)
+        moment = Moment(t, x_t, x0_hat)
+        if s == 0 and not denoiser.prediction.regular:
+            return x0_hat, moment
+        # Not every device has float64.
+        exact = x_t if x_t.device.type == "mps" else x_t.double()
+        solution = solve(
+            lambda phi, x: denoiser.velocity(x, time_at(schedule, phi)),
+            exact,
+            angle(schedule, t),
+            angle(schedule, s),
+            tolerance=self.tolerance,
+        )
+        return solution.y.to(x_t.dtype), moment
 
 
-def _leading(T: int, steps: int) -> list[float]:
-    """Equal whole strides counted up from 1: the first moment may lie far below T."""
-    return [1.0 + (T // steps) * k for k in range(steps)]
-
-
-def _linspace(T: int, steps: int) -> list[float]:
-    """Equally spaced from 1 to T, both included."""
-    return [T - (T - 1) * k / max(1, steps - 1) for k in reversed(range(steps))]
-
-
-def _quadratic(T: int, steps: int) -> list[float]:
-    """Equally spaced in sqrt(t), up to T: more steps near the data (Song et al. 2021, D.2)."""
-    return [T * (k / steps) ** 2 for k in range(1, steps + 1)]
-
-
-def moments(spacing: str, T: int, steps: int) -> list[int]:
-    """Times at which the denoiser is asked.
-
-    Args:
-        spacing: Name in SPACINGS.
-        T: Steps of the schedule.
-        steps: How many of them to take, 1 ... T.
-
-    Returns:
-        Distinct whole times in T ... 1, falling.
+def sampler_of(params: Params, schedule: Schedule, name: str | None = None) -> Sampler:
+    """The sampler that params.yaml names, or another one with its settings there.
 
     Raises:
-        UserError: If the spacing is unknown.
-        ValueError: If steps is not in 1 ... T.
+        UserError: If its name or its settings are not allowed, or it has no meaning here.
     """
-    if not 1 <= steps <= T:
-        raise ValueError(f"steps is {steps} but should be in 1 ... {T}")
-    times: list[int] = []
-    for k, t in enumerate(choose("sample.spacing", spacing, SPACINGS)(T, steps)):
-        # Distinct whole numbers: above the one before, with room for those to come.
-        above = times[-1] + 1 if times else 1
-        times.append(min(max(math.floor(t + 0.5), above), T - (steps - 1 - k)))
-    return times[::-1]
-
-
-def reverse(
-    sampler: Sampler,
-    denoiser: Denoiser,
-    x_T: Batch,
-    times: Sequence[int],
-    *,
-    generator: torch.Generator,
-    observe: Observer | None = None,
-) -> Batch:
-    """Run the reverse process from noise to data: the one loop of all samplers.
-
-    Args:
-        sampler: Makes each move.
-        denoiser: What is known of the clean data.
-        x_T: Where to start, model units.
-        times: Where the denoiser is asked, falling; the last move goes from times[-1] to 0.
-        generator: Source of the noise.
-        observe: Is shown every moment.
-
-    Returns:
-        Points at t = 0, model units.
-    """
-    x = x_T
-    for t, s in itertools.pairwise((*times, 0)):
-        x_s, x0_hat = sampler.step(denoiser, x, t, s, generator=generator)
-        if observe is not None:
-            observe(t, x, x0_hat)
-        x = x_s
-    if observe is not None:
-        observe(0, x, x)
-    return x
-
-
-class Trajectories:
-    """The moments of a few points, kept while they are sampled.
-
-    Args:
-        times: All moments, falling, without 0.
-        frames: How many to keep at most, the first and t = 0 among them; denser towards the data,
-            where most happens.
-        points: How many points to keep.
-    """
-
-    def __init__(self, times: Sequence[int], frames: int, points: int) -> None:
-        every = (*times, 0)
-        before_end = {round(len(times) * (k / (frames - 1)) ** 2) for k in range(frames)}
-        self.t = [every[-1 - k] for k in sorted(before_end, reverse=True)]
-        self.x = torch.full((len(self.t), points, 2), math.nan)
-        self.x0_hat = torch.full((len(self.t), points, 2), math.nan)
-        self._frame: dict[float, int] = {t: k for k, t in enumerate(self.t)}
-
-    def observer(self, start: int) -> Observer:
-        """Keep what belongs to the points from number `start` on."""
-        rows = slice(start, self.x.shape[1])
-
-        def observe(t: float, x_t: Batch, x0_hat: Batch) -> None:
-            if t in self._frame and start < self.x.shape[1]:
-                for kept, seen in ((self.x, x_t), (self.x0_hat, x0_hat)):
-                    place = kept[self._frame[t], rows][: len(seen)]
-                    place.copy_(seen[: len(place)])
-
-        return observe
-
-
-def draw_samples(
-    sampler: Sampler,
-    denoiser: Denoiser,
-    times: Sequence[int],
-    *,
-    n: int,
-    block: int,
-    seed: int,
-    device: torch.device,
-    trajectories: Trajectories | None = None,
-) -> Float[Tensor, "n 2"]:
-    """Sample n points from N(0, I) in blocks, so that memory is bounded by the block.
-
-    Each block has its own random stream: the number of cores that share the blocks changes nothing.
-
-    Args:
-        sampler: Makes each move.
-        denoiser: What is known of the clean data.
-        times: Where the denoiser is asked, falling.
-        n: Number of points.
-        block: How many at once.
-        seed: Of all the noise: the same seed gives any denoiser the same noise.
-        device: Where the denoiser computes.
-        trajectories: Is filled on the way, if given.
-
-    Returns:
-        Points in model units, float32, on the CPU.
-    """
-    starts = range(0, n, block)
-    bar = tqdm(total=len(starts) * (len(times) + 1), desc="sample", unit="step", disable=None)
-
-    @torch.no_grad()
-    def sample_block(start: int) -> Tensor:
-        generator = stream(seed, f"sample/{start}", device)
-        x_T = torch.randn(min(block, n - start), 2, generator=generator, device=device)
-        keep = trajectories.observer(start) if trajectories else None
-
-        def observe(t: float, x_t: Batch, x0_hat: Batch) -> None:
-            if keep:
-                keep(t, x_t, x0_hat)
-            bar.update()
-
-        return reverse(sampler, denoiser, x_T, times, generator=generator, observe=observe).cpu()
-
-    with bar:
-        return torch.cat(in_parallel(sample_block, starts, device))
-
-
-def sampler_of(params: Params) -> Sampler:
-    """The sampler that params.yaml names.
-
-    Raises:
-        UserError: If its name or its settings are not allowed.
-    """
-    name = params.sampler
+    name = params.sampler if name is None else name
     kind = choose("sampler", name, SAMPLERS)
+    if kind.uses_log_snr:
+        refuse_no_signal(schedule, f"sampler {name}")
     return settings(f"samplers.{name}", kind, section("samplers", name, params.samplers))
 
 
-SAMPLERS: dict[str, type[Sampler]] = {"ddpm": DDPM, "ddim": DDIM}
-
-SPACINGS: dict[str, Callable[[int, int], list[float]]] = {
-    "trailing": _trailing,
-    "leading": _leading,
-    "linspace": _linspace,
-    "quadratic": _quadratic,
+SAMPLERS: dict[str, type[Sampler]] = {
+    "ddpm": DDPM,
+    "ddim": DDIM,
+    "heun": Heun,
+    "dpmpp_2m": DPMSolver2M,
+    "dpmpp_3m": DPMSolver3M,
+    "dpmpp_2m_sde": DPMSolverSDE2M,
+    "unipc": UniPC,
+    "ode": ODE,
 }

@@ -54,6 +54,18 @@ class Schedule:
         """Tables of the steps beta_1 ... beta_T, each in (0, 1)."""
         return cls(torch.cat((betas.new_zeros(1), torch.log1p(-betas).cumsum(0))))
 
+    def without_signal_at_end(self) -> "Schedule":
+        """The same, shifted and scaled so that sqrt(alpha_bar) ends at 0 and starts as before.
+
+        References:
+            Lin et al. 2023, algorithm 1, https://arxiv.org/abs/2305.08891
+        """
+        root = self.sqrt_alpha_bar
+        first, last = root[1], root[-1]
+        rescaled = (root - last) * (first / (first - last))
+        # log2 of 0 is minus infinity, as it should be.
+        return Schedule(torch.cat((root.new_zeros(1), 2 * log(rescaled[1:]))))
+
     @property
     def T(self) -> int:  # noqa: N802 - the field's name
         """Number of steps."""
@@ -126,6 +138,9 @@ class Schedule:
     def _cubic(self, k: int, h: float) -> float:
         """Value of log alpha_bar at k + h, 0 <= h <= 1: Hermite's cubic with the ends' slopes."""
         start, end = -self._fallen[k], -self._fallen[k + 1]
+        if math.isinf(end):
+            # To no signal at all: what is left of the data itself falls in a straight line.
+            return start + 2 * math.log1p(-h) if h < 1 else end
         slope, end_slope = self._slopes[k], self._slopes[k + 1]
         rise = end - start
         square = 3 * rise - 2 * slope - end_slope
@@ -142,7 +157,9 @@ class Schedule:
 
         None is positive or steeper than three times a neighbouring chord: the cubic then falls.
         """
-        chords = self.log_alpha_bar.diff().tolist()
+        chords = [chord for chord in self.log_alpha_bar.diff().tolist() if math.isfinite(chord)]
+        # The last cell, where it ends at no signal, has a form of its own.
+        chords += chords[-1:] * (self.T - len(chords))
         first, last = chords[0], chords[-1]
         if self.T > 1:
             first += (chords[0] - chords[1]) / 2
@@ -283,7 +300,20 @@ def schedule_of(params: Params) -> Schedule:
     name = params.schedule
     kind = choose("schedule", name, SCHEDULES)
     values = settings(f"schedules.{name}", kind, section("schedules", name, params.schedules))
-    return make_schedule(name, values, params.diffusion.T)
+    schedule = make_schedule(name, values, params.diffusion.T)
+    if not params.diffusion.zero_terminal_snr:
+        return schedule
+    if params.prediction == "eps":
+        raise UserError(
+            "diffusion.zero_terminal_snr is true but prediction is eps, which says nothing of x_0"
+            " where there is no signal; change prediction to v or x0 in params.yaml"
+        )
+    if schedule.T < 2:
+        raise UserError(
+            "diffusion.zero_terminal_snr is true but diffusion.T is 1; raise diffusion.T in"
+            " params.yaml to at least 2"
+        )
+    return schedule.without_signal_at_end()
 
 
 SCHEDULES: dict[str, type[ScheduleSettings]] = {

@@ -1,19 +1,22 @@
 """Find where the error of the samples comes from: the network or the sampler."""
 
 from ddpm.attribution import arms, attribute
-from ddpm.files import write_arrays, write_json
+from ddpm.files import read_spacings, write_arrays, write_json
 from ddpm.params import load
-from ddpm.samplers import moments, sampler_of
+from ddpm.samplers import sampler_of
+from ddpm.spacings import moments
 from ddpm.subject import load_subject
-from stages.common import ARMS, ATTRIBUTION, MODEL, TRAIN, run
+from stages.common import ARMS, ATTRIBUTION, MODEL, SPACINGS_FILE, TRAIN, run
 
 
 def main() -> None:
     """Write the samples of each arm, and how far each is from the truth."""
     params = load()
-    sampler = sampler_of(params)
-    times = moments(params.sample.spacing, params.diffusion.T, params.sample.steps)
     subject = load_subject(MODEL, params, TRAIN)
+    schedule = subject.denoiser.schedule
+    sampler = sampler_of(params, schedule)
+    spacings = read_spacings(SPACINGS_FILE, stage="optimise")
+    times = moments(params.sample.spacing, schedule, params.sample.steps, spacings)
 
     found = arms(
         subject,

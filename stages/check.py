@@ -1,11 +1,14 @@
 """Validate all of params.yaml, so that a mistake stops the run before DVC deletes anything."""
 
+from ddpm.comparison import cells_of, steps_of
+from ddpm.errors import UserError
 from ddpm.files import write_text
-from ddpm.params import choose, load, validate_sections
+from ddpm.params import Params, choose, load, settings, validate_sections
 from ddpm.process import PREDICTIONS
 from ddpm.runtime import resolve_device
-from ddpm.samplers import SAMPLERS, moments, sampler_of
-from ddpm.schedules import SCHEDULES, schedule_of
+from ddpm.samplers import SAMPLERS, sampler_of
+from ddpm.schedules import SCHEDULES, Schedule, schedule_of
+from ddpm.spacings import OPTIMISED, moments, refuse_no_signal
 from stages.common import PARAMS_OK, run
 
 # Of the shipped schedules, cosine and sigmoid end below it, and samples of eps go astray.
@@ -17,18 +20,42 @@ def main() -> None:
     params = load()
     validate_sections("schedules", params.schedules, SCHEDULES)
     validate_sections("samplers", params.samplers, SAMPLERS)
-    schedule = schedule_of(params)
-    sampler_of(params)
     choose("prediction", params.prediction, PREDICTIONS)
+    schedule = schedule_of(params)
+    sampler_of(params, schedule)
+    _check_spacings(params, schedule)
+    resolve_device(params.device)
     a, _ = schedule.levels(schedule.T)
     if params.prediction == "eps" and a < _LITTLE_SIGNAL:
         print(
             "note: with prediction eps, x0_hat at T is the network's error over sqrt(alpha_bar_T) ="
             f" {a:.1g}; schedule {params.schedule} goes well with v or x0"
         )
-    moments(params.sample.spacing, schedule.T, params.sample.steps)
-    resolve_device(params.device)
     write_text(PARAMS_OK, "params.yaml is valid\n")
+
+
+def _check_spacings(params: Params, schedule: Schedule) -> None:
+    name = params.optimise.sampler
+    kind = choose("optimise.sampler", name, SAMPLERS)
+    if not settings(f"samplers.{name}", kind, params.samplers[name]).deterministic:
+        raise UserError(
+            f"optimise.sampler is {name} but its arrivals are random; change it in params.yaml to"
+            " one that is deterministic, such as unipc"
+        )
+    if params.sample.spacing in OPTIMISED:
+        refuse_no_signal(schedule, f"sample.spacing {params.sample.spacing}")
+    # Any times stand in for those that stage `optimise` will find.
+    counts = [count for count in params.optimise.steps if count <= schedule.T]
+    coming = {spacing: {str(count): [1.0] * count for count in counts} for spacing in OPTIMISED}
+    moments(params.sample.spacing, schedule, params.sample.steps, coming)
+    for cell in cells_of(params.compare.cells):
+        steps = steps_of(cell, params)
+        if cell.spacing in OPTIMISED and steps not in params.optimise.steps:
+            raise UserError(
+                f"compare.cells.{cell.sampler}/{cell.spacing} has {cell.evaluations} evaluations,"
+                f" {steps} steps, but optimise.steps is"
+                f" {' '.join(map(str, params.optimise.steps))}; add {steps} there in params.yaml"
+            )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ MEASURED = Path("data/measured.json")
 FIELDS = Path("data/fields.npz")
 OPTIMAL = Path("data/optimal.npz")
 ARMS = Path("data/arms.npz")
+COMPARED = Path("data/compared.npz")
+SPACINGS_FILE = Path("data/spacings.json")
 MODEL = Path("models/denoiser.safetensors")
 REPORTS = Path("reports")
 FORWARD = REPORTS / "forward.json"
@@ -27,6 +29,7 @@ TRAINING_CSV = REPORTS / "training.csv"
 SAMPLES_CSV = REPORTS / "samples.csv"
 DENOISING_CSV = REPORTS / "denoising.csv"
 MEMORY_CSV = REPORTS / "memory.csv"
+SAMPLERS_CSV = REPORTS / "samplers.csv"
 ATTRIBUTION = REPORTS / "attribution.json"
 _TIMINGS = REPORTS / "timings.json"
 

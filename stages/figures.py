@@ -10,17 +10,20 @@ from ddpm.files import (
     read_csv,
     read_json,
     read_points,
+    read_rows,
     read_trajectories,
     reading,
 )
 from stages.common import (
     ATTRIBUTION,
+    COMPARED,
     DENOISING_CSV,
     FIELDS,
     MEMORY_CSV,
     METRICS,
     OPTIMAL,
     REPORTS,
+    SAMPLERS_CSV,
     SAMPLES,
     TRAINING_CSV,
     TRAJECTORIES,
@@ -30,6 +33,8 @@ from stages.common import (
 
 # Parts of T; most of the picture appears late.
 _MOMENTS = (1, 0.6, 0.3, 0.15, 0.05, 0)
+# Cells of a row in the picture of few steps, and how many evaluations are few.
+_COLUMNS, _FEW = 3, 20
 _FIELDS = {
     "score": tuple(
         f"score_{name}" for name in ("t", "sigma", "at", "truth", "model", "log_density")
@@ -76,6 +81,16 @@ def main() -> None:
         drawn["density"] = figures_truth.densities(
             density_caption, *(fields[name] for name in density)
         )
+    with reading(SAMPLERS_CSV, "compare"):
+        rows = read_rows(SAMPLERS_CSV, stage="compare")
+        drawn["samplers"] = figures_truth.samplers(rows)
+    with reading(COMPARED, "compare"):
+        keys = [
+            "/".join((row["sampler"], row["spacing"], row["evaluations"], row["denoiser"]))
+            for row in rows
+        ]
+        points = read_arrays(COMPARED, keys, stage="compare")
+        drawn["few_steps"] = figures_truth.few_steps(points, _few(keys))
     attribution = read_json(ATTRIBUTION, stage="attribute")
     with reading(ATTRIBUTION, "attribute"):
         drawn["attribution"] = figures_truth.attribution(attribution)
@@ -84,6 +99,21 @@ def main() -> None:
         figures.save(figure, REPORTS / f"{name}.png")
     padded = [f"t = {moment:4g}" for moment in t]
     figures.reverse_animation(x, x0_hat, optimal, padded, REPORTS / "reverse.gif")
+
+
+def _few(keys: list[str]) -> list[list[str]]:
+    """Of each of some spacings, the cells with the fewest evaluations of the network."""
+    lines: dict[str, list[str]] = {}
+    for key in keys:
+        sampler, spacing, _, denoiser = key.split("/")
+        if denoiser == "network":
+            lines.setdefault(f"{sampler}/{spacing}", []).append(key)
+    few = [
+        line[:_COLUMNS]
+        for line in lines.values()
+        if len(line) >= _COLUMNS and int(line[_COLUMNS - 1].split("/")[2]) <= _FEW
+    ]
+    return few or [[keys[0]]]
 
 
 def _captions(metrics: dict[str, Any]) -> tuple[str, str]:

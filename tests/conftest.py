@@ -20,7 +20,7 @@ from ddpm.schedules import SCHEDULES, Schedule, make_schedule  # noqa: E402
 ROOT = Path(__file__).parents[1]
 
 # Every size as small as it can be while every stage still does all that it does.
-SMALL = {
+SMALL: dict[str, object] = {
     "data.n_train": 300,
     "data.n_test": 200,
     "diffusion.T": 30,
@@ -45,6 +45,18 @@ SMALL = {
     "evaluate.n_memory": 20,
     "evaluate.tolerance": 1e-3,
     "evaluate.density_grid": 12,
+    "optimise.steps": "3 4",
+    "optimise.n": 20,
+    "optimise.tolerance": 1e-3,
+    "compare.n": 40,
+    "compare.cells": {
+        "ddpm/trailing": 5,
+        "heun/karras": "5 9",
+        "dpmpp_2m/trailing": "3 4 5",
+        "unipc/optimised_truth": "3 4",
+        "unipc/optimised_model": 3,
+        "ode/trailing": 1,
+    },
     "attribute.n": 100,
     "attribute.tolerance": 1e-2,
 }

@@ -19,8 +19,8 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 STAGES = (
-    *("check", "generate", "diffuse", "train", "sample", "measure", "evaluate", "attribute"),
-    "figures",
+    *("check", "generate", "diffuse", "train", "optimise", "sample", "measure", "evaluate"),
+    *("attribute", "compare", "figures"),
 )
 
 

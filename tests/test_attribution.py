@@ -3,12 +3,14 @@ import torch
 from exact_cases import gaussian_subject, gaussian_truth, shifted
 
 from ddpm.attribution import BOTH, NETWORK_ALONE, SAMPLER_ALONE, Gap, arms, attribute, said
-from ddpm.samplers import DDIM, DDPM, Sampler, moments
+from ddpm.reverse import Sampler
+from ddpm.samplers import DDIM, DDPM
+from ddpm.spacings import moments
 from ddpm.subject import Subject
 
 
 def attributed(subject: Subject, sampler: Sampler, steps: int) -> dict[str, dict[str, object]]:
-    times = moments("trailing", 200, steps)
+    times = moments("trailing", subject.truth.schedule, steps)
     found = arms(subject, sampler, times, n=600, block=300, tolerance=1e-4)
     assert all(points.shape == (600, 2) for points in found.values())
     return attribute(subject, found, null_pairs=20)
@@ -43,13 +45,23 @@ def test_without_noise_densities_are_compared_at_1() -> None:
 def test_samples_are_in_data_units() -> None:
     subject = gaussian_subject(T=200)
     found = arms(
-        subject, DDIM(eta=0), moments("trailing", 200, 50), n=500, block=500, tolerance=1e-3
+        subject,
+        DDIM(eta=0),
+        moments("trailing", subject.truth.schedule, 50),
+        n=500,
+        block=500,
+        tolerance=1e-3,
     )
     for points in found.values():
         assert points.mean(0).tolist() == pytest.approx([0, 0], abs=0.15)
         assert points.std(0).tolist() == pytest.approx([0.6, 0.6], abs=0.08)
     both = arms(
-        subject, DDIM(eta=0), moments("trailing", 200, 50), n=500, block=500, tolerance=1e-3
+        subject,
+        DDIM(eta=0),
+        moments("trailing", subject.truth.schedule, 50),
+        n=500,
+        block=500,
+        tolerance=1e-3,
     )
     assert all(torch.equal(found[name], both[name]) for name in found)
     # The exact denoiser in the network's place, with the same noise: the same samples.

@@ -26,7 +26,16 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert project.git("status", "--porcelain") == ""
 
 
-AFTER_TRAINING = ["train", "sample", "measure", "evaluate", "attribute", "figures"]
+AFTER_TRAINING = [
+    "train",
+    "optimise",
+    "sample",
+    "measure",
+    "evaluate",
+    "attribute",
+    "compare",
+    "figures",
+]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,20 @@ ATTRIBUTION = {
     **{name: ARM for name in ("exact_sampler", "network_solver", "network_sampler")},
     "truth": {"log_density": {"value": 0.6, "se": 0.01}},
 }
+CELL = "ddim/trailing/5/network"
+ROWS = [
+    {
+        "sampler": "ddim",
+        "spacing": "trailing",
+        "evaluations": evaluations,
+        "denoiser": denoiser,
+        "energy_distance": distance,
+        "energy_distance_se": "0.001",
+        "energy_distance_floor": "0.0001",
+    }
+    for denoiser in ("network", "exact")
+    for evaluations, distance in (("5", "0.1"), ("10", "-0.0002"))
+]
 TABLE = {name: [0.1, 0.2, 0.3] for name in COLUMNS}
 
 
@@ -55,6 +69,8 @@ def every_figure() -> dict[str, Figure]:
         ),
         "density": figures_truth.densities("KL", SURFACE, SURFACE - 0.1, np.array(1.25)),
         "attribution": figures_truth.attribution(ATTRIBUTION),
+        "samplers": figures_truth.samplers(ROWS),
+        "few_steps": figures_truth.few_steps({CELL: POINTS}, [[CELL, CELL]]),
     }
 
 
@@ -76,7 +92,7 @@ def test_figures_start_from_matplotlibs_defaults() -> None:
     assert mpl.rcParams["font.family"] == ["sans-serif"]
 
 
-@pytest.mark.parametrize("name", ["forward", "samples", "reverse", "trajectories"])
+@pytest.mark.parametrize("name", ["forward", "samples", "reverse", "trajectories", "few_steps"])
 def test_points_are_shown_with_equal_aspect(name: str) -> None:
     panels = every_figure()[name].axes
     assert len(panels) >= 2
@@ -121,3 +137,10 @@ def test_an_arrow_is_no_longer_than_one() -> None:
         (arrows,) = [one for one in axes.collections if isinstance(one, Quiver)]
         lengths = np.hypot(arrows.U, arrows.V)
         np.testing.assert_allclose(lengths, 1)
+
+
+def test_what_cannot_be_told_from_truth_is_drawn_on_the_edge_of_the_floor() -> None:
+    for axes in figures_truth.samplers(ROWS).axes:
+        (line,) = [one for one in axes.lines if len(one.get_xdata()) == 2]
+        assert list(line.get_xdata()) == [5, 10]
+        assert list(line.get_ydata()) == pytest.approx([0.0999, 0.001])

@@ -139,7 +139,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("schedules.linear.beta_end", 0, r"beta_end is 0 but should be greater than 0; change"),
         ("schedules.sigmoid.end", -4, r"sigmoid is .* but start should be less than end"),
         ("samplers.ddim.eta", 1.5, r"samplers\.ddim\.eta is 1\.5 but should be less than or equal"),
-        ("samplers.ddpm.variance", "big", r"variance is 'big' but should be 'posterior' or 'beta'"),
+        (
+            "samplers.ddpm.variance",
+            "big",
+            r"variance is 'big' but should be 'posterior', 'beta' or 'an",
+        ),
     ],
 )
 def test_sections_that_are_not_in_use_are_validated_too(

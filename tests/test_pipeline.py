@@ -164,7 +164,7 @@ def test_a_stage_tracks_the_parameters_it_uses(
         fields = type(self).model_fields
         if type(self) is Params and name in fields:
             nested = fields[name].annotation in sections
-            chosen = {"schedules": ".linear", "samplers": ".ddpm"}.get(name, "")
+            chosen = {"schedules": ".linear", "samplers": SAMPLER_OF.get(stage, "")}.get(name, "")
             used.update(() if nested else {name + chosen})
         elif type(self) in sections and name == "model_dump":
             used.update(f"{sections[type(self)]}.{field}" for field in fields)
@@ -188,7 +188,7 @@ def test_a_stage_tracks_the_parameters_it_uses(
     if stage == "check":
         assert tracked == [{"params.yaml": None}]
         return
-    chosen = {"${schedule}": "linear", "${sampler}": "ddpm"}
+    chosen = {"${schedule}": "linear", "${sampler}": "ddpm", "${optimise.sampler}": "unipc"}
     for name, value in chosen.items():
         tracked = [entry.replace(name, value) for entry in tracked]
     assert tracked == sorted(tracked)
@@ -198,6 +198,7 @@ def test_a_stage_tracks_the_parameters_it_uses(
         assert any(name == entry or name.startswith(f"{entry}.") for name in used), entry
 
 
+SAMPLER_OF = {"sample": ".ddpm", "attribute": ".ddpm", "optimise": ".unipc"}
 READS = [
     (stage, path) for stage in STAGES for path in data_dependencies(stage) if path not in UNREAD
 ]

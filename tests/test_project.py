@@ -12,8 +12,9 @@ from packaging.utils import canonicalize_name
 
 from ddpm.process import PREDICTIONS
 from ddpm.runtime import DEVICES
-from ddpm.samplers import SAMPLERS, SPACINGS
+from ddpm.samplers import SAMPLERS
 from ddpm.schedules import SCHEDULES
+from ddpm.spacings import OPTIMISED, SPACINGS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -107,12 +108,14 @@ def test_the_comments_in_params_name_every_choice() -> None:
         "sampler": SAMPLERS,
         "prediction": PREDICTIONS,
         "device": DEVICES,
-        "spacing": SPACINGS,
     }
     for name, registry in choices.items():
         comment = re.search(rf"^ *{name}: \w+ +# ([\w| ]+)", text, re.MULTILINE)
         assert comment is not None
         assert comment[1].strip().split(" | ") == list(registry), name
+    above = re.search(r"# ([\w| ]+)\n  spacing: ", text)
+    assert above is not None
+    assert above[1].split(" | ") == [*SPACINGS, *OPTIMISED]
     assert list(shipped()["schedules"]) == list(SCHEDULES)
     assert list(shipped()["samplers"]) == list(SAMPLERS)
 
