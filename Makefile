@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint verify benchmark lock clean
+.PHONY: help setup repro test lint verify samplers compare-full few benchmark lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.
@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/runtime ## Create .venv and install requirements.txt
 
@@ -27,6 +27,15 @@ lint: .venv/dev ## Check format, style and types
 
 verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit
 	@.ci/verify
+
+samplers: .venv/runtime ## Print the table of samplers, from reports/samplers.csv
+	@python -m benchmarks.samplers
+
+compare-full: .venv/runtime ## Compare every sampler, spacing and budget, outside the pipeline
+	@python -m benchmarks.samplers --full
+
+few: .venv/runtime ## Measure ten evaluations and fewer over ten seeds, each with a model of its own
+	@python -m benchmarks.few_evaluations
 
 benchmark: .venv/runtime ## Time one experiment alone and two side by side
 	@python -m benchmarks.side_by_side

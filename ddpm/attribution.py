@@ -8,34 +8,22 @@ together.
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from ddpm.flow import flow_samples
-from ddpm.metrics import Mean, energy_distance, estimate, mean_of
+from ddpm.metrics import Mean, energy_distance, estimate
 from ddpm.process import Denoiser
 from ddpm.reverse import Sampler, draw_samples
 from ddpm.runtime import stream
-from ddpm.subject import Subject
+from ddpm.subject import LogDensity, Subject
 
 Points = Float64[Tensor, "n 2"]
 
 SAMPLER_ALONE, NETWORK_ALONE, BOTH = "exact_sampler", "network_solver", "network_sampler"
-
-
-class Gap(NamedTuple):
-    """How far a measure is from what the truth gives, and its standard error."""
-
-    value: float
-    se: float
-
-    @property
-    def stands_out(self) -> bool:
-        """Beyond three standard errors."""
-        return abs(self.value) > 3 * self.se
 
 
 def arms(
@@ -85,8 +73,8 @@ def attribute(subject: Subject, found: Mapping[str, Points], *, null_pairs: int)
         null_pairs: Pairs of true sets behind the floor and its standard error.
 
     Returns:
-        For each arm `energy_distance` and `log_density` (nats, data units, at time `t`), the
-        truth's own `log_density`, and a verdict in words.
+        For each arm `energy_distance`, `log_density` (nats, data units, at time `t`) and `strays`,
+        see `subject.LogDensity`; the truth's own `log_density`; and a verdict in words.
     """
     n = len(found[BOTH])
 
@@ -96,44 +84,53 @@ def attribute(subject: Subject, found: Mapping[str, Points], *, null_pairs: int)
     true = fresh(0)
     pairs = [(fresh(2 * k + 1), fresh(2 * k + 2)) for k in range(null_pairs)]
     energy = estimate(energy_distance, found, true, pairs)
-    # Without noise the truth has no density at 0.
-    t = 0 if subject.noise > 0 else 1
     # All true points there are: the truth's own value should add next to no error.
-    sets = {**found, "truth": torch.cat([true, *itertools.chain(*pairs)])}
-    log_density = {
-        name: mean_of(_log_density(subject, points, t, name)) for name, points in sets.items()
-    }
-    truth = log_density.pop("truth")
+    log_density = LogDensity(subject, torch.cat([true, *itertools.chain(*pairs)]))
+    densities = {name: log_density(points, name) for name, points in found.items()}
     gaps = {
-        "energy distance": {k: Gap(e.value - e.floor, e.se) for k, e in energy.items()},
-        "log density": {k: _difference(mean, truth) for k, mean in log_density.items()},
+        "energy distance": {k: Mean(e.value - e.floor, e.se) for k, e in energy.items()},
+        "log density": {
+            k: Mean(
+                one.mean.value - log_density.truth.value,
+                math.hypot(one.mean.se, log_density.truth.se),
+            )
+            for k, one in densities.items()
+        },
     }
     return {
-        "t": t,
-        "truth": {"log_density": truth},
-        **{k: {"energy_distance": energy[k], "log_density": log_density[k]} for k in found},
+        "t": log_density.t,
+        "truth": {"log_density": log_density.truth},
+        **{
+            k: {
+                "energy_distance": energy[k],
+                "log_density": densities[k].mean,
+                "strays": densities[k].strays,
+            }
+            for k in found
+        },
         "verdict": "; ".join(f"by {measure} {said(gap)}" for measure, gap in gaps.items()),
     }
 
 
-def said(gaps: Mapping[str, Gap]) -> str:
-    """Which of the two dominates, in words, by the distances from the truth of one measure."""
+def said(gaps: Mapping[str, Mean]) -> str:
+    """Which of the two dominates, in words, by the distances from the truth of one measure.
+
+    A distance stands out beyond three of its standard errors; one dominates if it alone stands out,
+    or if it is larger than the other by three of theirs.
+    """
     sampler, network = gaps[SAMPLER_ALONE], gaps[NETWORK_ALONE]
-    difference = abs(sampler.value) - abs(network.value)
-    if not (sampler.stands_out or network.stands_out):
+    more = Mean(abs(sampler.value) - abs(network.value), math.hypot(sampler.se, network.se))
+    if not (_stands_out(sampler) or _stands_out(network)):
         word = "neither stands out"
-    elif Gap(difference, math.hypot(sampler.se, network.se)).stands_out:
-        word = f"the {'sampler' if difference > 0 else 'network'} dominates"
-    else:
+    elif _stands_out(sampler) and _stands_out(network) and not _stands_out(more):
         word = "both weigh alike"
+    else:
+        alone = _stands_out(sampler) != _stands_out(network)
+        wins = _stands_out(sampler) if alone else more.value > 0
+        word = f"the {'sampler' if wins else 'network'} dominates"
     numbers = [f"{gap.value:+.2g} ± {gap.se:.1g}" for gap in (sampler, network)]
     return f"{word} (sampler alone {numbers[0]}, network alone {numbers[1]})"
 
 
-def _log_density(subject: Subject, points: Points, t: int, name: str) -> Float64[Tensor, " n"]:
-    x_t = subject.noised(subject.scaling.to_model(points), t, f"attribute/{name}")
-    return subject.truth.log_density(x_t, t) + subject.scaling.log_jacobian
-
-
-def _difference(one: Mean, other: Mean) -> Gap:
-    return Gap(one.value - other.value, math.hypot(one.se, other.se))
+def _stands_out(gap: Mean) -> bool:
+    return abs(gap.value) > 3 * gap.se

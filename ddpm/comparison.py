@@ -4,6 +4,7 @@ With the exact denoiser what is left is the sampler's own error; the network add
 learned. Every cell starts from the same noise.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,11 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm.metrics import (
-    Mean,
     beside_floor,
     energy_distance,
     mean_distances_within,
-    mean_of,
     sliced_wasserstein,
 )
 from ddpm.params import Params, choose, section, settings
@@ -27,7 +26,7 @@ from ddpm.reverse import Sampler, draw_samples
 from ddpm.samplers import SAMPLERS, sampler_of
 from ddpm.schedules import Schedule
 from ddpm.spacings import SPACINGS, choose_spacing, has_signal_at_end, moments
-from ddpm.subject import Subject
+from ddpm.subject import LogDensity, Subject
 
 Points = Float64[Tensor, "n 2"]
 
@@ -48,6 +47,7 @@ COLUMNS = (
     "log_density",
     "log_density_se",
     "log_density_truth",
+    "strays",
 )
 
 
@@ -136,30 +136,25 @@ class Judge:
             "energy_distance": [energy_distance(*pair) for pair in pairs],
             "sliced_wasserstein": [sliced(*pair) for pair in pairs],
         }
-        # Without noise the truth has no density at 0.
-        self._t = 0 if subject.noise > 0 else 1
-        self._truth_log_density = self._log_density(self._true)
+        every = torch.cat([self._true, *itertools.chain(*pairs)])
+        self._log_density = LogDensity(subject, every)
 
     def __call__(self, points: Points) -> dict[str, float]:
-        """Both distances and the mean log density under the truth, each with its error."""
+        """Both distances and the mean log density under the truth, see `LogDensity`."""
         found: dict[str, float] = {}
         for name, distance in self._distances.items():
             one = beside_floor(distance(points, self._true), self._null[name])
             found |= {name: one.value, f"{name}_se": one.se, f"{name}_floor": one.floor}
-        log_density, truth = self._log_density(points), self._truth_log_density
+        typical, truth = self._log_density(points, "compare"), self._log_density.truth
         return found | {
-            "log_density": log_density.value,
-            "log_density_se": log_density.se,
+            "log_density": typical.mean.value,
+            "log_density_se": typical.mean.se,
             "log_density_truth": truth.value,
+            "strays": typical.strays,
         }
 
     def _fresh(self, n: int, k: int) -> Points:
         return self._subject.scaling.to_data(self._subject.fresh(n, f"compare/true/{k}"))
-
-    def _log_density(self, points: Points) -> Mean:
-        subject, t = self._subject, self._t
-        x_t = subject.noised(subject.scaling.to_model(points), t, "compare")
-        return mean_of(subject.truth.log_density(x_t, t) + subject.scaling.log_jacobian)
 
 
 def compare(

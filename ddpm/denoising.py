@@ -197,8 +197,8 @@ def distance_between(
     times: Sequence[int],
     *,
     seed: int,
-) -> PerTime:
-    """Mean squared distance between what two denoisers say of the same x_t, at some times.
+) -> Float64[Tensor, "times n"]:
+    """Squared distance between what two denoisers say of the same x_t, at some times.
 
     Args:
         one: A denoiser.
@@ -209,7 +209,7 @@ def distance_between(
         seed: Of the noise: the same seed gives the same x_t.
 
     Returns:
-        Means over points and coordinates, one for each time.
+        Means over the coordinates, for each time and point.
     """
 
     @torch.no_grad()
@@ -218,7 +218,7 @@ def distance_between(
         x_t = q_sample(one.schedule, x0, t, eps)
         levels = one.schedule.levels(t)
         said = [prediction.target(*denoiser(x_t, t), *levels) for denoiser in (one, other)]
-        return _squared(*said).mean() / x0.shape[1]
+        return _squared(*said) / x0.shape[1]
 
     return torch.stack(in_parallel(at, times))
 

@@ -227,13 +227,13 @@ def trajectories(
     for k, axes in enumerate(figure.subplots(1, shown, sharex=True, sharey=True)):
         cloud(axes, curve, "#d5d8dc", limit=1.9)
         axes.plot(*x[:, k].T, color=NOISE, linewidth=0.8, label="$x_t$")
-        axes.plot(*x[0, k], "o", color=NOISE, markersize=4)
+        axes.plot(*x[0, k], "o", color=NOISE, markersize=4, label="start")
         axes.plot(
             *optimal[:, k].T, color=TRUTH, linewidth=2.6, alpha=0.5, label="exact $E[x_0|x_t]$"
         )
         axes.plot(*x0_hat[:, k].T, color=MODEL, linewidth=1, label=r"model's $\hat{x}_0$")
         axes.plot(*x[-1, k], "o", color="black", markersize=4, label="end")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 

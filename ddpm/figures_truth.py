@@ -33,7 +33,7 @@ def denoising_error(curve: Mapping[str, Values], memory: Mapping[str, Values], s
     }
     for name, (label, color) in labels.items():
         distances.plot(memory["t"], memory[name], color=color, label=label)
-    distances.set_title("learned or memorised? mean squared distance")
+    distances.set_title("squared distance of the best guess")
     distances.set_yscale("log")
     for axes in (errors, nats, distances):
         axes.set(xscale="log", xlabel="t")
@@ -147,8 +147,8 @@ def score_fields(
     bar = figure.colorbar(image, ax=rows[:, -1].tolist(), shrink=0.6)
     bar.set_label(r"$\log_{10}$ |error of $\sigma$ score|")
     figure.supxlabel(
-        "white line: a ten thousandth of the greatest density, beyond which training had no points;"
-        " arrows longer than 1 show their direction alone",
+        "white line: a ten thousandth of the greatest density, beyond which training had hardly any"
+        " points; arrows longer than 1 show their direction alone",
         fontsize=8,
     )
     return figure
@@ -180,7 +180,7 @@ def densities(
     ratio = np.where(likely, model - truth, np.nan)
     image = panels[2].imshow(ratio, extent=square, origin="lower", cmap="RdBu_r", vmin=-1, vmax=1)
     panels[2].set_title("log (model / truth), where data are")
-    figure.colorbar(image, ax=panels[2], shrink=0.8, label="nats")
+    figure.colorbar(image, ax=panels[2], shrink=0.8, label="nats", extend="both")
     figure.supxlabel(caption, fontsize=9)
     return figure
 
@@ -207,7 +207,7 @@ def attribution(found: Mapping[str, Any]) -> Figure:
     )
     left.set_yticks(range(len(arms)), arms.values())
     left.set(title="energy distance, ± 2 se", ylim=(len(arms) - 0.5, -0.5))
-    right.set_title("mean log density under the truth, nats")
+    right.set_title(f"mean log density under the truth at t = {found['t']}, nats")
     for axes in (left, right):
         axes.locator_params(axis="x", nbins=5)
         axes.legend(fontsize=7)

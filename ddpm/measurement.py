@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ddpm.denoising import Denoising, distance_between
 from ddpm.likelihood import log_likelihood
-from ddpm.metrics import Mean, mean_of
-from ddpm.process import Denoiser
+from ddpm.metrics import Mean, mean_of, ratio_of
+from ddpm.process import PREDICTIONS, Denoiser
 from ddpm.subject import Subject
 from ddpm.truth import Truth
 
@@ -80,7 +80,8 @@ def likelihood(subject: Subject, *, n: int, n_exact: int, tolerance: float) -> d
 
     Returns:
         nll, entropy and kl in nats and data units, all at time `t`; `exact_kl`, the same with the
-        exact denoiser in the network's place, which should be 0; `solver_error`, by how much half
+        exact denoiser in the network's place: it checks the whole chain, and is what x_T lacks of
+        N(0, I), which no model can mend, and the solver's error; `solver_error`, by how much half
         the tolerance moves each.
     """
     x0 = subject.fresh(n, "measure/likelihood")
@@ -120,14 +121,19 @@ def memory(
     """Has the model learned the distribution, or the training points?
 
     The best denoiser of the training sample is exact too: it is the truth of points drawn from a
-    list. A model that remembers says what that one says, and finds its training points more likely.
+    list. On the way from the truth's best denoiser (0) to the sample's (1) the model stands at
+
+        share = (to_truth + truth_to_sample - to_sample) / (2 truth_to_sample)
+
+    by squared distances of x0_hat. Over t they are weighted by snr_t, as the bound weights them per
+    unit of log t. A model that remembers also finds its training points more likely: `gap`.
 
     Args:
         subject: Model and truth.
         train: Training points, model units.
         test: Test points, model units.
         n: How many of each to find the likelihood of.
-        times: At which to compare the denoisers.
+        times: At which to compare the denoisers, evenly spaced in log t.
         points: Fresh points to compare them on.
         tolerance: Of the solver.
 
@@ -135,17 +141,20 @@ def memory(
         Numbers and the verdict; and the distances over t as columns.
     """
     by_heart = Truth.of_points(train, subject.denoiser.schedule).denoiser
-    best, prediction = subject.truth.denoiser, subject.denoiser.prediction
-    fresh = subject.fresh(points, "measure/memory")
+    best, fresh = subject.truth.denoiser, subject.fresh(points, "measure/memory")
     pairs = {
         "to_truth": (subject.denoiser, best),
         "to_sample": (subject.denoiser, by_heart),
         "truth_to_sample": (best, by_heart),
     }
     distances = {
-        name: distance_between(*pair, prediction, fresh, times, seed=subject.seed)
+        name: distance_between(*pair, PREDICTIONS["x0"], fresh, times, seed=subject.seed)
         for name, pair in pairs.items()
     }
+    weights = subject.denoiser.schedule.log_snr[list(times)].exp()
+    weighted = {name: weights @ values for name, values in distances.items()}
+    way = 2 * weighted["truth_to_sample"]
+    share = ratio_of(weighted["to_truth"] + way / 2 - weighted["to_sample"], way)
     found, ratios = {}, {}
     for name, some in (("train", train[:n]), ("test", test[:n])):
         x_t = subject.noised(some, subject.t, f"measure/memory/{name}")
@@ -157,22 +166,35 @@ def memory(
         ratios["train"].value - ratios["test"].value,
         math.hypot(ratios["train"].se, ratios["test"].se),
     )
-    means = {name: float(values.mean()) for name, values in distances.items()}
-    said = verdict(means["to_truth"], means["to_sample"])
-    columns = {name: values.tolist() for name, values in distances.items()}
-    return {**found, "gap": gap, **means, "verdict": said}, {
+    columns = {name: values.mean(1) for name, values in distances.items()}
+    nearer_sample = (columns["to_sample"] < columns["to_truth"]).tolist()
+    followed = [t for t, nearer in zip(times, nearer_sample, strict=True) if nearer]
+    off = {name: float(values.mean()) for name, values in weighted.items()}
+    said = verdict(share, off["to_truth"] / off["truth_to_sample"], followed)
+    return {**found, "gap": gap, "share": share, "verdict": said}, {
         "t": [float(t) for t in times],
-        **columns,
+        **{name: values.tolist() for name, values in columns.items()},
     }
 
 
-def verdict(to_truth: float, to_sample: float) -> str:
-    """In words: has it learned the distribution or memorised the sample?"""
-    word = "learned the distribution" if to_truth < to_sample else "memorised the sample"
-    return (
-        f"{word}: {to_truth:.2g} from the truth's best denoiser,"
-        f" {to_sample:.2g} from the training sample's"
-    )
+def verdict(share: Mean, off: float, followed: Sequence[int]) -> str:
+    """In words: has it learned the distribution or memorised the sample?
+
+    Args:
+        share: Where the model stands between the best denoisers of truth (0) and sample (1).
+        off: Its squared distance from the truth's, in units of that between the two.
+        followed: Times at which it is nearer to the sample's.
+    """
+    if min(off, off + 1 - 2 * share.value) > 1:
+        word = "far from both: neither learned nor memorised"
+    elif share.value + 2 * share.se < 1 / 3:
+        word = "learned the distribution"
+    elif share.value - 2 * share.se > 2 / 3:
+        word = "memorised the sample"
+    else:
+        word = "between the two"
+    line = f"{word} ({share.value:.2f} ± {share.se:.2f} of the way from truth to sample)"
+    return line + (f"; nearer the sample from t = {min(followed)} on" if followed else "")
 
 
 def score_fields(subject: Subject, times: Sequence[float], *, reach: float, grid: int) -> Fields:

@@ -38,6 +38,12 @@ def mean_of(values: Float64[Tensor, " n"]) -> Mean:
     return Mean(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
 
 
+def ratio_of(above: Float64[Tensor, " n"], below: Float64[Tensor, " n"]) -> Mean:
+    """Ratio of the means of paired values, with its error to first order."""
+    ratio = float(above.mean() / below.mean())
+    return Mean(ratio, mean_of(above - ratio * below).se / abs(float(below.mean())))
+
+
 class Distance(NamedTuple):
     """A distance and the spread that the points' own spread gives it.
 

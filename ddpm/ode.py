@@ -39,6 +39,7 @@ _SAFETY, _LEAST, _MOST = 0.9, 0.2, 5.0
 # The first step, as part of the whole way: too long a one is only refused.
 _FIRST = 1e-3
 _SHORTEST = 1e-10
+_MOST_EVALUATIONS = 20_000
 
 
 class Solution(NamedTuple):
@@ -62,7 +63,7 @@ def solve(
             each entry's divided by 1 + |y|.
 
     Raises:
-        UserError: If no step is short enough, as where f is not finite.
+        UserError: If no step is short enough, as where f is not finite, or too many are needed.
     """
     s, step = start, (end - start) * _FIRST
     stages = [f(s, y)]
@@ -70,7 +71,7 @@ def solve(
     while s != end:
         last = abs(step) >= abs(end - s) * (1 - 1e-9)
         step = end - s if last else step
-        if abs(step) < abs(end - start) * _SHORTEST:
+        if abs(step) < abs(end - start) * _SHORTEST or evaluations > _MOST_EVALUATIONS:
             raise UserError(
                 f"the probability flow cannot be solved at {s:.4g} on its way from {start:.4g} to"
                 f" {end:.4g}: the model's velocity is not finite, or rough; train another model, or"

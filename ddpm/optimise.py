@@ -102,9 +102,8 @@ def optimise(
         off = there - arrived
         return (off / sqrt(1 + off.square().sum(1, keepdim=True) / _REACH**2)).flatten()
 
-    found, error = residuals(strides), math.inf
-    damping = 1e-2
-    for _ in range(_ITERATIONS):
+    found, damping = residuals(strides), 1e-2
+    for _ in range(_ITERATIONS if strides else 0):
         error = float(found.square().mean())
 
         def slope(k: int, at: Sequence[float] = strides, here: Residuals = found) -> Residuals:

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ddpm.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+_LEAST_NOISE = 0.001
 # Points of all trajectories together, which are held at once.
 _MOST_KEPT = 20_000_000
 
@@ -51,10 +52,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _resolved(value: float) -> float:
+    # The truth's quadrature needs nodes as dense as the noise is small.
+    if 0 < value < _LEAST_NOISE:
+        raise ValueError(f"should be 0, or at least {_LEAST_NOISE:g}")
+    return value
+
+
 class Data(Settings):
     """The spiral's points: noise is the standard deviation around the curve, in data units."""
 
-    noise: Annotated[Real, Field(ge=0, le=10)]
+    noise: Annotated[Real, AfterValidator(_resolved), Field(ge=0, le=10)]
     n_train: Several
     n_test: Several
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ddpm.datasets import SPIRAL, Scaling
 from ddpm.flow import first_time
+from ddpm.metrics import Mean, mean_of
 from ddpm.model_file import load_denoiser
 from ddpm.params import Params
 from ddpm.process import Denoiser, q_sample
@@ -59,6 +61,50 @@ class Subject:
         moments = zip(times, self.scaling.to_model(x.double()), strict=True)
         best = [self.truth.posterior_mean(x_t, t) if t > 0 else x_t for t, x_t in moments]
         return self.scaling.to_data(torch.stack(best)).to(x.dtype)
+
+
+class Typical(NamedTuple):
+    """How likely samples are under the truth.
+
+    Attributes:
+        mean: Mean log density, nats, data units, none below the least of the true points.
+        strays: Part of the samples that lie below it.
+    """
+
+    mean: Mean
+    strays: float
+
+
+class LogDensity:
+    """Mean log density of samples under the truth, beside the truth's own.
+
+    One sample far away would outweigh all others: each counts no less than the least likely of the
+    true points, and how many lie below it is told apart. It is no divergence: samples that are too
+    near to the curve are more likely than true ones.
+
+    Args:
+        subject: The truth.
+        true: Many true points, data units.
+    """
+
+    def __init__(self, subject: Subject, true: Points) -> None:
+        self._subject = subject
+        # Without noise the truth has no density at 0: all points are then noised to 1.
+        self.t = 0 if subject.noise > 0 else 1
+        values = self._values(true, "true")
+        self._least = float(values.min())
+        self.truth = mean_of(values)
+
+    def __call__(self, points: Points, name: str) -> Typical:
+        """Of samples in data units; `name` names the stream of their noise."""
+        values = self._values(points, name)
+        strays = float((values < self._least).double().mean())
+        return Typical(mean_of(values.clamp(min=self._least)), strays)
+
+    def _values(self, points: Points, name: str) -> Float64[Tensor, " n"]:
+        subject = self._subject
+        x_t = subject.noised(subject.scaling.to_model(points), self.t, f"log_density/{name}")
+        return subject.truth.log_density(x_t, self.t) + subject.scaling.log_jacobian
 
 
 def load_subject(path: Path, params: Params, data: Path) -> Subject:

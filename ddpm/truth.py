@@ -12,9 +12,10 @@ Nothing here divides by a or by sigma_t, so that both ends of the process are as
 middle. All is float64, in model units.
 
 Quadrature: Gauss-Legendre with 16 nodes on panels of equal length in u. A panel is no longer, on
-the curve, than 8/3 standard deviations sqrt(V), and no longer than an eighth of u's range. Within
-ten standard deviations of the curve p_t is then exact to 1e-10 (relative), which the tests hold it
-to; further out the nearest nodes still give log p_t to a few parts in a thousand.
+the curve, than 8/3 standard deviations sqrt(V), and no longer than an eighth of u's range. On the
+spiral, with sqrt(V) of 0.001 or more, p_t is then exact to 1e-9 (relative) within ten standard
+deviations of the curve, which the tests hold it to; further out the nearest nodes still give
+log p_t to a few parts in a thousand. A curve that turns many times in one panel would need more.
 
 References:
     Robbins 1956, Efron 2011 (Tweedie's formula), https://doi.org/10.1198/jasa.2011.tm11181
@@ -42,6 +43,8 @@ _LONGEST = 8 / 3
 _FEWEST_PANELS = 8
 # Numbers of a block of (points, nodes) that fit a core's cache.
 _BLOCK = 2**16
+# Sets of nodes kept for the next call; a solver asks at a few noise levels again and again.
+_KEPT = 64
 # Points that one thread takes on at a time.
 _SHARE = 1000
 
@@ -98,6 +101,8 @@ class Truth:
         def nodes(longest: float) -> Nodes:
             panels = tuple(max(_FEWEST_PANELS, math.ceil(one / longest)) for one in lengths)
             if panels not in made:
+                if len(made) >= _KEPT:
+                    made.clear()
                 parts = [
                     _quadrature(curve, weight, count)
                     for (weight, curve), count in zip(curves, panels, strict=True)

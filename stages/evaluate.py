@@ -1,9 +1,12 @@
 """Measure the samples against fresh true points, and gather all metrics."""
 
 import math
+import statistics
 from functools import partial
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from ddpm.datasets import SPIRAL
 from ddpm.files import (
@@ -61,12 +64,7 @@ def main() -> None:
         name: estimate(distance, {"samples": samples}, truth, pairs)["samples"]
         for name, distance in (("energy_distance", energy_distance), ("sliced_wasserstein", sliced))
     }
-    on_curve = {"value": SPIRAL.project(samples), "truth": SPIRAL.project(truth)}
-    metrics["curve_rms"] = {
-        which: math.sqrt(float(distance.square().mean()))
-        for which, (_, distance) in on_curve.items()
-    }
-    metrics["curve_ks"] = {which: SPIRAL.uniformity(u) for which, (u, _) in on_curve.items()}
+    metrics |= _on_the_curve(samples, [one for one, _ in pairs])
     optimal = subject.best_along(t.tolist(), torch.from_numpy(x))
 
     write_json(METRICS, measured | {"forward": {"prior_gap": prior_gap}, "samples": metrics})
@@ -76,6 +74,23 @@ def main() -> None:
     across, up = torch.cat(list(shown.values())).T.tolist()
     sets = [name for name, points in shown.items() for _ in points]
     write_csv(SAMPLES_CSV, {"x": across, "y": up, "set": sets})
+
+
+def _on_the_curve(samples: Tensor, true_sets: list[Tensor]) -> dict[str, dict[str, float]]:
+    """Distance to the curve and uniformity along it, beside what true sets of the same size give.
+
+    `truth` is their mean and `se` their standard deviation.
+    """
+    sets = tqdm([samples, *true_sets], desc="curve", unit="set", disable=None)
+    projected = [SPIRAL.project(points) for points in sets]
+    found = {
+        "curve_rms": [math.sqrt(float(distance.square().mean())) for _, distance in projected],
+        "curve_ks": [SPIRAL.uniformity(u) for u, _ in projected],
+    }
+    return {
+        name: {"value": value, "truth": statistics.mean(true), "se": statistics.stdev(true)}
+        for name, (value, *true) in found.items()
+    }
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def _captions(metrics: dict[str, Any]) -> tuple[str, str]:
         f"energy distance {energy['value']:.5f} (true sets: {energy['floor']:.5f} ±"
         f" {energy['se']:.5f});  RMS distance to the curve {rms['value']:.4f}"
         f" (true points: {rms['truth']:.4f})",
-        f"KL(truth || model) = {kl['value']:.4f} ± {kl['se']:.4f} nats at t = {t}",
+        f"KL(truth || model) = {kl['value']:.3g} ± {kl['se']:.1g} nats at t = {t}",
     )
 
 

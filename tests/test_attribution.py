@@ -1,12 +1,15 @@
+import math
+
 import pytest
 import torch
 from exact_cases import gaussian_subject, gaussian_truth, shifted
 
-from ddpm.attribution import BOTH, NETWORK_ALONE, SAMPLER_ALONE, Gap, arms, attribute, said
+from ddpm.attribution import BOTH, NETWORK_ALONE, SAMPLER_ALONE, arms, attribute, said
+from ddpm.metrics import Mean
 from ddpm.reverse import Sampler
 from ddpm.samplers import DDIM, DDPM
 from ddpm.spacings import moments
-from ddpm.subject import Subject
+from ddpm.subject import LogDensity, Subject
 
 
 def attributed(subject: Subject, sampler: Sampler, steps: int) -> dict[str, dict[str, object]]:
@@ -69,15 +72,48 @@ def test_samples_are_in_data_units() -> None:
     assert gaussian_truth(subject.truth.schedule).noise == subject.truth.noise
 
 
+def test_the_truths_own_density_is_its_entropy_and_floors_are_taken_off() -> None:
+    subject = gaussian_subject(T=200)
+    found = attributed(subject, DDIM(eta=0), 50)
+    truth = found["truth"]["log_density"]
+    entropy = math.log(2 * math.pi * math.e * 0.6**2)
+    assert truth.value == pytest.approx(-entropy, abs=4 * truth.se)  # type: ignore[attr-defined]
+    assert truth.se < 0.01  # type: ignore[attr-defined]
+    energy = found[SAMPLER_ALONE]["energy_distance"]
+    gap = energy.value - energy.floor  # type: ignore[attr-defined]
+    assert f"by energy distance neither stands out (sampler alone {gap:+.2g} ±" in found["verdict"]
+
+
+def test_a_prediction_that_is_not_regular_changes_nothing_in_the_density_of_samples() -> None:
+    exact = gaussian_subject(T=200)
+    subject = gaussian_subject(shifted(exact.denoiser, "x0", 0.0), T=200)
+    assert subject.t == 1
+    assert attributed(subject, DDIM(eta=0), 50)["t"] == 0
+
+
+def test_a_stray_counts_no_less_than_the_least_likely_true_point() -> None:
+    subject = gaussian_subject(T=200)
+    true = subject.scaling.to_data(subject.fresh(1000, "true"))
+    judged = LogDensity(subject, true)
+    far = torch.cat([true[:99], torch.full((1, 2), 1e3).double()])
+    found = judged(far, "far")
+    assert found.strays == 0.01
+    assert found.mean.value > judged.truth.value - 1
+    assert judged(true, "true") == (judged.truth, 0.0)
+
+
 @pytest.mark.parametrize(
     ("sampler", "network", "word"),
     [
-        (Gap(0.1, 0.1), Gap(-0.1, 0.1), "neither stands out"),
-        (Gap(1.0, 0.1), Gap(0.1, 0.1), "the sampler dominates"),
-        (Gap(0.1, 0.1), Gap(-1.0, 0.1), "the network dominates"),
-        (Gap(1.0, 0.1), Gap(-1.1, 0.1), "both weigh alike"),
+        (Mean(0.1, 0.1), Mean(-0.1, 0.1), "neither stands out"),
+        (Mean(1.0, 0.1), Mean(0.1, 0.1), "the sampler dominates"),
+        (Mean(0.1, 0.1), Mean(-1.0, 0.1), "the network dominates"),
+        (Mean(1.0, 0.1), Mean(-1.1, 0.1), "both weigh alike"),
+        (Mean(1.0, 0.1), Mean(-2.1, 0.1), "the network dominates"),
+        # One stands out, and the other is too rough to be told from it.
+        (Mean(0.06, 0.01), Mean(-16, 20), "the sampler dominates"),
     ],
 )
-def test_the_verdict_weighs_gaps_by_their_errors(sampler: Gap, network: Gap, word: str) -> None:
-    sentence = said({SAMPLER_ALONE: sampler, NETWORK_ALONE: network, BOTH: Gap(0, 1)})
-    assert sentence.startswith(f"{word} (sampler alone {sampler.value:+.2g} ± 0.1, network alone ")
+def test_the_verdict_weighs_gaps_by_their_errors(sampler: Mean, network: Mean, word: str) -> None:
+    sentence = said({SAMPLER_ALONE: sampler, NETWORK_ALONE: network, BOTH: Mean(0, 1)})
+    assert sentence.startswith(f"{word} (sampler alone {sampler.value:+.2g} ± ")

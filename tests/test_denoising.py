@@ -103,7 +103,8 @@ def test_distance_is_in_units_of_the_prediction(prediction: str) -> None:
     found = distance_between(
         shifted(truth.denoiser, prediction, 0.1), truth.denoiser, kind, x0, [1, 20, 60], seed=0
     )
-    assert found.tolist() == pytest.approx([0.01] * 3)
+    assert found.shape == (3, len(x0))
+    assert found.flatten().tolist() == pytest.approx([0.01] * (3 * len(x0)))
 
 
 def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ ARM = {"energy_distance": ESTIMATE, "log_density": {"value": 0.5, "se": 0.1}}
 ATTRIBUTION = {
     **{name: ARM for name in ("exact_sampler", "network_solver", "network_sampler")},
     "truth": {"log_density": {"value": 0.6, "se": 0.01}},
+    "t": 0,
 }
 CELL = "ddim/trailing/5/network"
 ROWS = [

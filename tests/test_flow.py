@@ -8,7 +8,7 @@ from exact_cases import gaussian_truth, model_density
 from ddpm.flow import angle, first_time, flow_samples, time_at
 from ddpm.process import PREDICTIONS, Denoiser
 from ddpm.runtime import stream
-from ddpm.schedules import SCHEDULES
+from ddpm.schedules import SCHEDULES, Schedule
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -49,3 +49,23 @@ def test_a_flow_that_stops_at_1_takes_its_last_step_to_the_denoised_point() -> N
     x_T = torch.randn(20, 2, dtype=torch.float64, generator=stream(0, "noise"))
     found = flow_samples(truth.denoiser, x_T, noise=0.0, tolerance=1e-4)
     torch.testing.assert_close(found, torch.tensor([[0.5, -0.25]]).double().expand(20, 2))
+
+
+@pytest.mark.parametrize("beta_end", [0.05, 0.1, 0.5])
+def test_time_is_found_where_almost_nothing_is_left_of_the_data(beta_end: float) -> None:
+    betas = torch.linspace(1e-4, beta_end, 1000, dtype=torch.float64)
+    schedule = Schedule.from_betas(betas)
+    for t in (1.0, 500.0, 900.0, 1000.0):
+        a, _ = schedule.levels(t)
+        found = time_at(schedule, angle(schedule, t))
+        assert 0 <= found <= 1000
+        # The angle itself holds sqrt(alpha_bar) to 1e-16.
+        assert found == pytest.approx(t, abs=1e-6) or a < 1e-9
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_without_signal_at_the_end_the_angle_is_a_right_one(name: str) -> None:
+    schedule = shipped_schedule(name, 1000).without_signal_at_end()
+    assert angle(schedule, 1000) == math.pi / 2
+    for t in (1.0, 998.7, 999.5, 1000.0):
+        assert time_at(schedule, angle(schedule, t)) == pytest.approx(t, abs=1e-4)

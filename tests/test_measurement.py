@@ -16,6 +16,7 @@ from exact_cases import (
 )
 from torch.distributions import Normal, kl_divergence
 
+from ddpm import measurement
 from ddpm.datasets import SPIRAL, Scaling
 from ddpm.denoising import denoise
 from ddpm.measurement import (
@@ -29,6 +30,8 @@ from ddpm.measurement import (
     score_fields,
     verdict,
 )
+from ddpm.metrics import Mean
+from ddpm.process import Denoiser
 from ddpm.runtime import stream
 from ddpm.subject import Subject
 from ddpm.truth import Truth
@@ -131,23 +134,67 @@ def remembered(model: str, n_train: int = 60) -> dict[str, object]:
 
 def test_a_model_that_knows_the_distribution_has_learned() -> None:
     found = remembered("truth")
-    assert str(found["verdict"]).startswith("learned the distribution: ")
+    assert str(found["verdict"]).startswith("learned the distribution (")
     gap = found["gap"]
     assert abs(gap.value) <= 4 * gap.se + 1e-3  # type: ignore[attr-defined]
 
 
 def test_a_model_that_knows_the_sample_has_memorised() -> None:
     found = remembered("sample")
-    assert str(found["verdict"]).startswith("memorised the sample: ")
+    assert str(found["verdict"]).startswith("memorised the sample (")
     gap = found["gap"]
     assert gap.value > max(2 * gap.se, 10)  # type: ignore[attr-defined]
 
 
-def test_the_verdict_gives_both_distances() -> None:
-    assert verdict(0.00123, 0.456) == (
-        "learned the distribution: 0.0012 from the truth's best denoiser, 0.46 from the training"
-        " sample's"
-    )
+@pytest.mark.parametrize(
+    ("share", "off", "followed", "said"),
+    [
+        (Mean(0.1, 0.05), 0.2, [], "learned the distribution (0.10 ± 0.05 of the way from truth"),
+        (Mean(0.9, 0.05), 0.9, [1], "memorised the sample (0.90 ± 0.05 of the way from truth to"),
+        (Mean(0.5, 0.05), 0.4, [], "between the two ("),
+        (Mean(0.1, 0.50), 0.4, [], "between the two ("),
+        (Mean(0.1, 0.05), 9.0, [], "far from both: neither learned nor memorised ("),
+    ],
+)
+def test_the_verdict_weighs_where_the_model_stands(
+    share: Mean, off: float, followed: list[int], said: str
+) -> None:
+    assert verdict(share, off, followed).startswith(said)
+    assert verdict(share, off, [41, 49]).endswith("; nearer the sample from t = 41 on")
+
+
+def test_likelihoods_of_training_points_are_in_data_units_and_their_gap_is_paired() -> None:
+    found = remembered("truth")
+    entropy = math.log(2 * math.pi * math.e * NOISE**2)
+    for name in ("train", "test"):
+        one = found[name]
+        assert one.value == pytest.approx(-entropy, abs=4 * one.se)  # type: ignore[attr-defined]
+        assert one.se > 0.05  # type: ignore[attr-defined]
+    assert found["gap"].se < 1e-3  # type: ignore[attr-defined]
+
+
+def test_what_the_end_lacks_of_noise_is_in_the_exact_divergence_too() -> None:
+    subject = gaussian_subject(T=200, name="first_principles")
+    found = likelihood(subject, n=2000, n_exact=2000, tolerance=1e-5)
+    mean, std = model_density(subject.truth)
+    expected = float(kl_divergence(Normal(MEAN, STD), Normal(mean, std)).sum())
+    assert expected > 0.1
+    assert found["exact_kl"].value == pytest.approx(expected, abs=4 * found["exact_kl"].se)
+
+
+def test_half_the_tolerance_is_what_the_solvers_error_is_measured_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def watched(denoiser: Denoiser, x: torch.Tensor, t: float, *, tolerance: float) -> torch.Tensor:
+        asked.append((denoiser is subject.denoiser, len(x), tolerance))
+        return torch.zeros(len(x)).double()
+
+    subject = gaussian_subject(shifted(gaussian_subject(T=60).denoiser, "v", 0.1), T=60)
+    monkeypatch.setattr(measurement, "log_likelihood", watched)
+    likelihood(subject, n=9, n_exact=4, tolerance=1e-3)
+    assert sorted(asked) == [(False, 4, 5e-4), (False, 4, 1e-3), (True, 4, 5e-4), (True, 9, 1e-3)]
 
 
 def test_fields_are_those_of_model_and_truth() -> None:

@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, SMALL, changed, shipped, write_params
 from ruamel.yaml import YAML
 from test_structure import imported
 
+from ddpm.datasets import Scaling
 from ddpm.errors import UserError
-from ddpm.params import Params, Settings
+from ddpm.params import Params, Settings, load
+from ddpm.subject import load_subject
+from stages.common import MODEL, TRAIN
 
 PIPELINE = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, Any] = PIPELINE["stages"]
@@ -331,3 +335,14 @@ def test_success_by_hand_is_quiet_and_notes_its_time(finished: Path, tmp_path: P
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "sampling on cpu\n", "")
     assert json.loads((tmp_path / "reports/timings.json").read_text())["sample"] > 0
     assert files_in(finished)["data/samples.npy"] == files_in(tmp_path)["data/samples.npy"]
+
+
+def test_the_truth_is_that_of_the_data_the_model_was_trained_on(finished: Path) -> None:
+    with inside(finished):
+        subject = load_subject(MODEL, load(), TRAIN)
+    points = torch.from_numpy(np.load(finished / "data/train.npy")).double()
+    scaling = Scaling.of(points)
+    assert subject.truth.noise == 0.02 / scaling.scale
+    # Of true points in model units the truth must find its own entropy: about -0.50 in data units.
+    surprise = -subject.truth.log_density(subject.fresh(4000, "x"), 0) - scaling.log_jacobian
+    assert float(surprise.mean()) == pytest.approx(-0.50, abs=4 * 0.77 / 4000**0.5 + 0.01)

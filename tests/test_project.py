@@ -85,6 +85,16 @@ def test_the_readme_shows_the_committed_metrics() -> None:
     assert f"| {entropy['value']:.3f} ± {entropy['se']:.3f} (`likelihood.entropy`) |" in README
 
 
+def test_the_committed_results_keep_what_the_project_promises() -> None:
+    metrics = json.loads((ROOT / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    likelihood, energy = metrics["likelihood"], metrics["samples"]["energy_distance"]
+    assert likelihood["kl"]["value"] <= 0.05
+    assert likelihood["kl"]["se"] <= 0.002
+    assert abs(likelihood["exact_kl"]["value"]) <= 0.001
+    assert likelihood["solver_error"]["exact"] < 0.0002
+    assert abs(energy["value"]) <= 3 * energy["se"]
+
+
 def test_the_readmes_pictures_and_files_exist() -> None:
     for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert name in tracked()

@@ -129,6 +129,7 @@ def test_between_the_integers_a_smooth_schedule_is_met_with_third_order() -> Non
     for T in (50, 100, 200):
         r = torch.arange(T + 1, dtype=torch.float64) / T
         schedule = Schedule(-3 * r - 2 * torch.sin(2 * r))
+        # The first and the last cell too, whose outer slopes look inwards.
         middles = [(k + 0.5) / T for k in range(T)]
         errors.append(
             max(

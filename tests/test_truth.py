@@ -103,6 +103,32 @@ def test_within_ten_standard_deviations_the_quadrature_keeps_its_promise(t: floa
     assert float(error.abs().max()) < 1e-10
 
 
+@pytest.mark.parametrize("t", [0.0, 1.0, 30.0])
+def test_on_the_spiral_the_promise_holds_against_plain_differences(t: float) -> None:
+    # The smallest noise that is allowed, with squares of differences and Simpson's rule.
+    truth = spiral(noise=0.001)
+    a, sigma = truth.schedule.levels(t)
+    variance = (a * truth.noise) ** 2 + sigma**2
+    u = torch.linspace(SPIRAL.u_min, SPIRAL.u_max, 12, dtype=torch.float64)[3:-3]
+    offset = 5 * math.sqrt(variance) * torch.tensor([[1.0, 0.0], [0.0, -2.0]]).double()
+    x = (a * SCALING.to_model(SPIRAL.points(u))[:, None] + offset).reshape(-1, 2)
+    n = 200_000
+    fine = torch.linspace(SPIRAL.u_min, SPIRAL.u_max, n + 1, dtype=torch.float64)
+    weights = torch.tensor([2.0, 4.0]).double().repeat(n // 2 + 1)[: n + 1]
+    weights[0] = weights[-1] = 1
+    places = a * SCALING.to_model(SPIRAL.points(fine))
+    exponents = -(x[:, None] - places).square().sum(2) / (2 * variance) + weights.log()
+    expected = torch.logsumexp(exponents, 1) - math.log(3 * n * 2 * math.pi * variance)
+    assert float((truth.log_density(x, t) - expected).abs().max()) < 1e-9
+
+
+def test_curves_are_drawn_by_their_weights() -> None:
+    truth = Truth.of_curves(MIXED, 0.0, SCALING, shipped_schedule("linear", 100))
+    points = SCALING.to_data(truth.sample(4000, 0, generator=stream(0, "mixed")))
+    on_line = (points[:, 0] - points[:, 1]).abs() < 1e-9
+    assert float(on_line.double().mean()) == pytest.approx(0.75, abs=4 * 0.43 / math.sqrt(4000))
+
+
 @pytest.mark.parametrize("t", [0.0, 1.0, 100.0, 1000.0])
 def test_the_far_field_neither_underflows_nor_is_far_off(t: float) -> None:
     truth = spiral()

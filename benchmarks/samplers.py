@@ -1,0 +1,62 @@
+"""The README's table of samplers, from reports/samplers.csv; or the full grid, outside DVC.
+
+python -m benchmarks.samplers          # `make samplers`: the table of the committed results
+python -m benchmarks.samplers --full   # `make compare-full`: every sampler, spacing and budget
+"""
+
+import sys
+from pathlib import Path
+
+from ddpm.comparison import COLUMNS, Cell, Judge, compare, has_meaning
+from ddpm.files import read_rows, read_spacings, write_csv
+from ddpm.params import load
+from ddpm.samplers import SAMPLERS
+from ddpm.spacings import OPTIMISED, SPACINGS
+from ddpm.subject import load_subject
+from stages.common import MODEL, SAMPLERS_CSV, SPACINGS_FILE, TRAIN, run
+
+_FULL = Path("reports/samplers_full.csv")
+_BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
+
+
+def table() -> None:
+    rows = read_rows(SAMPLERS_CSV, stage="compare")
+    by_cell: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in rows:
+        cell = (row["sampler"], row["spacing"], row["evaluations"])
+        value, se = (float(row[f"energy_distance{part}"]) for part in ("", "_se"))
+        by_cell.setdefault(cell, {})[row["denoiser"]] = f"{value:.5f} ± {se:.5f}"
+    print("| sampler | spacing | evaluations | network | exact denoiser |")
+    print("|---|---|---|---|---|")
+    for cell, found in by_cell.items():
+        print(f"| {' | '.join(cell)} | {found['network']} | {found.get('exact', '')} |")
+
+
+def full() -> None:
+    params = load()
+    subject = load_subject(MODEL, params, TRAIN)
+    spacings = read_spacings(SPACINGS_FILE, stage="optimise")
+    grid = [
+        Cell(sampler, spacing, budget)
+        for sampler in SAMPLERS
+        for spacing in (*SPACINGS, *OPTIMISED)
+        for budget in (_BUDGETS if sampler != "ode" else (1,))
+    ]
+    cells = [
+        cell
+        for cell in grid
+        if has_meaning(cell, params, subject.denoiser.schedule)
+        and (cell.spacing in SPACINGS or str(cell.evaluations) in spacings.get(cell.spacing, {}))
+        and not (cell.sampler == "heun" and cell.spacing in OPTIMISED)
+    ]
+    sizes = params.evaluate
+    judge = Judge(
+        subject, params.compare.n, null_pairs=sizes.null_pairs, directions=sizes.directions
+    )
+    rows = [one.row() for one in compare(subject, params, cells, spacings, judge)]
+    write_csv(_FULL, {name: [row[name] for row in rows] for name in COLUMNS})
+    print(f"{len(rows)} rows in {_FULL}")
+
+
+if __name__ == "__main__":
+    run(full if "--full" in sys.argv[1:] else table)
