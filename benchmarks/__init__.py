@@ -1,1 +1,3 @@
-"""Timings by hand; no test asserts a time."""
+"""Timings and wider measurements, by hand; no test asserts a time."""
+
+import ddpm  # noqa: F401 - before torch: it pins the arithmetic

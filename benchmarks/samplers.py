@@ -20,16 +20,12 @@ _BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
 
 
 def table() -> None:
-    rows = read_rows(SAMPLERS_CSV, stage="compare")
-    by_cell: dict[tuple[str, str, str], dict[str, str]] = {}
-    for row in rows:
-        cell = (row["sampler"], row["spacing"], row["evaluations"])
-        value, se = (float(row[f"energy_distance{part}"]) for part in ("", "_se"))
-        by_cell.setdefault(cell, {})[row["denoiser"]] = f"{value:.5f} ± {se:.5f}"
-    print("| sampler | spacing | evaluations | network | exact denoiser |")
+    print("| sampler | spacing | evaluations | denoiser | energy distance |")
     print("|---|---|---|---|---|")
-    for cell, found in by_cell.items():
-        print(f"| {' | '.join(cell)} | {found['network']} | {found.get('exact', '')} |")
+    for row in read_rows(SAMPLERS_CSV, stage="compare"):
+        cell = " | ".join(row[name] for name in ("sampler", "spacing", "evaluations", "denoiser"))
+        value, se = float(row["energy_distance"]), float(row["energy_distance_se"])
+        print(f"| {cell} | {value:.5f} ± {se:.5f} |")
 
 
 def full() -> None:

@@ -10,6 +10,7 @@ from conftest import ROOT, shipped
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks import samplers
 from ddpm.process import PREDICTIONS
 from ddpm.runtime import DEVICES
 from ddpm.samplers import SAMPLERS
@@ -83,6 +84,14 @@ def test_the_readme_shows_the_committed_metrics() -> None:
             assert number == shown(entry[rest.strip("(`)")], number), name
     entropy = metrics["likelihood"]["entropy"]
     assert f"| {entropy['value']:.3f} ± {entropy['se']:.3f} (`likelihood.entropy`) |" in README
+
+
+def test_the_readmes_table_of_samplers_is_the_one_that_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    samplers.table()
+    assert capsys.readouterr().out in README
 
 
 def test_the_committed_results_keep_what_the_project_promises() -> None:
