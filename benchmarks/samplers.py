@@ -7,13 +7,14 @@ python -m benchmarks.samplers --full   # `make compare-full`: every sampler, spa
 import sys
 from pathlib import Path
 
-from ddpm.comparison import COLUMNS, Cell, Judge, compare, has_meaning
+from ddpm.comparison import COLUMNS, Cell, Judge, cells_to_run, compare
+from ddpm.errors import UserError
 from ddpm.files import read_rows, read_spacings, write_csv
 from ddpm.params import load
 from ddpm.samplers import SAMPLERS
 from ddpm.spacings import OPTIMISED, SPACINGS
 from ddpm.subject import load_subject
-from stages.common import MODEL, SAMPLERS_CSV, SPACINGS_FILE, TRAIN, run
+from stages.common import MODEL, SAMPLERS_CSV, SPACINGS_FILE, TRAIN
 
 _FULL = Path("reports/samplers_full.csv")
 _BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
@@ -40,9 +41,8 @@ def full() -> None:
     ]
     cells = [
         cell
-        for cell in grid
-        if has_meaning(cell, params, subject.denoiser.schedule)
-        and (cell.spacing in SPACINGS or str(cell.evaluations) in spacings.get(cell.spacing, {}))
+        for cell in cells_to_run(grid, params, subject.denoiser.schedule)
+        if (cell.spacing in SPACINGS or str(cell.evaluations) in spacings.get(cell.spacing, {}))
         and not (cell.sampler == "heun" and cell.spacing in OPTIMISED)
     ]
     sizes = params.evaluate
@@ -55,4 +55,7 @@ def full() -> None:
 
 
 if __name__ == "__main__":
-    run(full if "--full" in sys.argv[1:] else table)
+    try:
+        (full if "--full" in sys.argv[1:] else table)()
+    except UserError as error:
+        sys.exit(f"error: {error}")

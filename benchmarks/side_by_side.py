@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 _ROUNDS = 3
-_STAGES = ("generate", "train", "sample", "diffuse", "evaluate", "figures")
+_STAGES = ("generate", "train", "optimise", "sample", "diffuse")
 # A tenth of the training; all else as shipped.
 _SHORTER = ("  steps: 6000", "  steps: 600")
 
 
 def experiment(folder: Path) -> subprocess.Popen[bytes]:
-    """Start all stages, one after the other, in a copy of the project."""
+    """Start the stages that make and sample a model, one after the other, in a copy."""
     for package in ("ddpm", "stages"):
         shutil.copytree(package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     text = Path("params.yaml").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 Each is taken out in turn: the exact denoiser in the network's place leaves the sampler's error, a
 converged solver in the sampler's place leaves the network's. The two need not sum to what both do
-together.
+together. With both out, what is left is that x_T is not quite noise: the schedule's own error.
 """
 
 import itertools
@@ -24,12 +24,13 @@ from ddpm.subject import LogDensity, Subject
 Points = Float64[Tensor, "n 2"]
 
 SAMPLER_ALONE, NETWORK_ALONE, BOTH = "exact_sampler", "network_solver", "network_sampler"
+NEITHER = "exact_solver"
 
 
 def arms(
     subject: Subject, sampler: Sampler, times: list[float], *, n: int, block: int, tolerance: float
 ) -> dict[str, Points]:
-    """Samples in data units: exact denoiser and sampler, network and solver, network and sampler.
+    """Samples in data units: exact denoiser or network, with this sampler or a converged solver.
 
     Args:
         subject: Model and truth.
@@ -53,13 +54,15 @@ def arms(
             clean=clean,
         ).x.double()
 
+    def solved(denoiser: Denoiser) -> Points:
+        return flow_samples(denoiser, x_T, noise=subject.noise, tolerance=tolerance)
+
     x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(subject.seed, "attribute/solver"))
     found = {
         SAMPLER_ALONE: sampled(subject.truth.denoiser),
-        NETWORK_ALONE: flow_samples(
-            subject.denoiser, x_T, noise=subject.noise, tolerance=tolerance
-        ),
+        NETWORK_ALONE: solved(subject.denoiser),
         BOTH: sampled(subject.denoiser),
+        NEITHER: solved(subject.truth.denoiser),
     }
     return {name: subject.scaling.to_data(points) for name, points in found.items()}
 
@@ -116,7 +119,8 @@ def said(gaps: Mapping[str, Mean]) -> str:
     """Which of the two dominates, in words, by the distances from the truth of one measure.
 
     A distance stands out beyond three of its standard errors; one dominates if it alone stands out,
-    or if it is larger than the other by three of theirs.
+    or if it is larger than the other by three of theirs. Where the exact denoiser with the
+    converged solver stands out, so does the schedule, whose x_T is not noise.
     """
     sampler, network = gaps[SAMPLER_ALONE], gaps[NETWORK_ALONE]
     more = Mean(abs(sampler.value) - abs(network.value), math.hypot(sampler.se, network.se))
@@ -129,7 +133,11 @@ def said(gaps: Mapping[str, Mean]) -> str:
         wins = _stands_out(sampler) if alone else more.value > 0
         word = f"the {'sampler' if wins else 'network'} dominates"
     numbers = [f"{gap.value:+.2g} ± {gap.se:.1g}" for gap in (sampler, network)]
-    return f"{word} (sampler alone {numbers[0]}, network alone {numbers[1]})"
+    line = f"{word} (sampler alone {numbers[0]}, network alone {numbers[1]})"
+    neither = gaps[NEITHER]
+    if _stands_out(neither):
+        line += f", and so does the schedule ({neither.value:+.2g} ± {neither.se:.1g} with neither)"
+    return line
 
 
 def _stands_out(gap: Mean) -> bool:

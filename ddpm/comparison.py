@@ -112,6 +112,16 @@ def has_meaning(cell: Cell, params: Params, schedule: Schedule) -> bool:
     )
 
 
+def cells_to_run(listed: Iterable[Cell], params: Params, schedule: Schedule) -> list[Cell]:
+    """The cells that have a meaning, each number of steps of a sampler and spacing once."""
+    distinct = {
+        (cell.sampler, cell.spacing, steps_of(cell, params)): cell
+        for cell in listed
+        if has_meaning(cell, params, schedule)
+    }
+    return list(distinct.values())
+
+
 class Judge:
     """Measures samples against one true set, beside the floors, all in data units.
 

@@ -187,12 +187,13 @@ def densities(
 
 def attribution(found: Mapping[str, Any]) -> Figure:
     """Energy distance and log density of each arm, with two standard errors, beside the truth's."""
-    figure = Figure(figsize=(8.4, 2.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     arms = {
         "exact_sampler": "exact denoiser\n+ this sampler",
         "network_solver": "network\n+ converged solver",
         "network_sampler": "network\n+ this sampler",
+        "exact_solver": "exact denoiser\n+ converged solver",
     }
     for row, name in enumerate(arms):
         for axes, measure in ((left, "energy_distance"), (right, "log_density")):

@@ -39,7 +39,7 @@ def first_time(denoiser: Denoiser, noise: float) -> int:
         denoiser: Where its prediction is not regular at 0 (x0), neither is its flow.
         noise: Of the data around their curve: without it they have no density at 0.
     """
-    return 0 if noise > 0 and denoiser.prediction.regular else 1
+    return 0 if noise > 0 and denoiser.regular else 1
 
 
 def carry(

@@ -75,7 +75,7 @@ def solve(
             raise UserError(
                 f"the probability flow cannot be solved at {s:.4g} on its way from {start:.4g} to"
                 f" {end:.4g}: the model's velocity is not finite, or rough; train another model, or"
-                " raise evaluate.tolerance in params.yaml"
+                " raise the solver's tolerance in params.yaml"
             )
         for node, weights in zip(_NODES[1:], _STAGES[1:], strict=True):
             at = y + step * _combine(weights, stages)

@@ -4,6 +4,7 @@ Names that pick a function or class (schedule, sampler, ...) are plain strings h
 owns the kind resolves them with `choose` and `settings`, so that adding one touches no other file.
 """
 
+import re
 import reprlib
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from ddpm.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 _LEAST_NOISE = 0.001
+# More steps need no optimisation, and their search takes long.
+_MOST_OPTIMISED = 50
 # Points of all trajectories together, which are held at once.
 _MOST_KEPT = 20_000_000
 
@@ -123,20 +126,26 @@ class Evaluate(Settings):
 
 def _numbers(value: object) -> object:
     """Read "5 8 10", or one number, as numbers: DVC rewrites lists, not text."""
-    words = str(value).split()
-    if isinstance(value, bool | list | dict) or not words or not all(map(str.isdigit, words)):
-        raise ValueError("should be whole numbers with spaces between them")
-    return tuple(int(word) for word in words)
+    text = "" if isinstance(value, bool | list | dict) else str(value)
+    if not re.fullmatch(r"[1-9][0-9]{0,4}( +[1-9][0-9]{0,4})*", text.strip()):
+        raise ValueError("should be whole numbers from 1 to 99999 with spaces between them")
+    return tuple(int(word) for word in text.split())
 
 
-Numbers = Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], BeforeValidator(_numbers)]
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
+
+
+def _few(values: tuple[int, ...]) -> tuple[int, ...]:
+    if max(values) > _MOST_OPTIMISED:
+        raise ValueError(f"should be at most {_MOST_OPTIMISED} each")
+    return values
 
 
 class Optimise(Settings):
     """Spacings that minimise a sampler's error: for which sampler and steps, on how many points."""
 
     sampler: str
-    steps: Numbers
+    steps: Annotated[Numbers, AfterValidator(_few)]
     n: Annotated[Integer, Field(ge=10, le=100_000)]
     tolerance: Tolerance
 
@@ -147,7 +156,7 @@ class Compare(Settings):
     The exact denoiser is asked up to `exact_up_to` times; beyond, its cost is not worth it.
     """
 
-    n: Several
+    n: Annotated[Integer, Field(ge=2, le=100_000)]
     exact_up_to: Count
     cells: dict[str, Numbers]
 

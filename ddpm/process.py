@@ -188,12 +188,19 @@ class Denoiser:
         prediction: What the function predicts.
         schedule: Supplies alpha_bar.
         precision: What the function computes in; nothing: in the precision of the points.
+        finite: Whether the function is finite at t = 0; the truth of data without noise is not.
     """
 
     function: Callable[[Batch, Float[Tensor, " #batch"]], Batch]
     prediction: Prediction
     schedule: Schedule
     precision: torch.dtype | None = None
+    finite: bool = True
+
+    @property
+    def regular(self) -> bool:
+        """Whether the flow reaches t = 0."""
+        return self.finite and self.prediction.regular
 
     def predict(self, x_t: Batch, t: float) -> Batch:
         """What the function says at a time in [0, T], in the precision of the points."""

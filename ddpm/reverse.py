@@ -36,7 +36,7 @@ class Moment(NamedTuple):
     Attributes:
         t: The time.
         x_t: The point, after any correction.
-        x0_hat: The estimate of x_0 there.
+        x0_hat: The estimate of x_0 that the move from there goes by.
     """
 
     t: float
@@ -49,9 +49,11 @@ class Sampler(Settings, ABC):
 
     Attributes:
         uses_log_snr: Whether it works in log SNR, which must then be finite at T.
+        adaptive: Whether it finds its own steps between the times that it is given.
     """
 
     uses_log_snr: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
 
     @property
     def deterministic(self) -> bool:

@@ -167,33 +167,39 @@ class Heun(Sampler):
         """See `Sampler`."""
         schedule = denoiser.schedule
         a, sigma = schedule.levels(t)
-        y, noise = x_t / a, sigma / a
+        x = x_t
         if self.churn > 0 and s > 0:
             # Not beyond T, where the model knows nothing.
             a_T, sigma_T = schedule.levels(schedule.T)
+            noise = sigma / a
             raised = min((1 + self.churn) * noise, sigma_T / a_T)
-            y = y + math.sqrt(max(0.0, raised**2 - noise**2)) * normal_like(x_t, generator)
-            t = schedule.time_of(-math.log1p(raised**2))
-            a, sigma = schedule.levels(t)
-            x_t, noise = a * y, sigma / a
-        x0_hat, slope = denoiser(x_t, t)
+            t_raised = schedule.time_of(-math.log1p(raised**2))
+            a_raised, sigma = schedule.levels(t_raised)
+            added = math.sqrt(max(0.0, raised**2 - noise**2)) * normal_like(x, generator)
+            x, a, t = a_raised * (x / a + added), a_raised, t_raised
+        x0_hat, slope = denoiser(x, t)
         moment = Moment(t, x_t, x0_hat)
         if s == 0:
             return x0_hat, moment
         a_s, sigma_s = schedule.levels(s)
-        step = sigma_s / a_s - noise
-        _, end_slope = denoiser(a_s * (y + step * slope), s)
-        return a_s * (y + step * (slope + end_slope) / 2), moment
+        # Euler's step through x0_hat: through y it would lose digits where a is small.
+        kept = sigma_s / sigma
+        x_s = kept * x + (a_s - a * kept) * x0_hat
+        _, end_slope = denoiser(x_s, s)
+        return x_s + (sigma_s - a_s * sigma / a) * (end_slope - slope) / 2, moment
 
 
 class ODE(Sampler):
     """The probability flow between two moments, to a tolerance: what the others converge to.
 
-    Where the prediction is not regular at 0 (x0) the last step goes to the denoised point.
+    Where the flow does not reach t = 0 (prediction x0, or the truth of data without noise) it is
+    solved to t = 1, and the last step goes to the denoised point.
 
     Attributes:
         tolerance: Of the solver; see `ode.solve`.
     """
+
+    adaptive = True
 
     tolerance: Tolerance
 
@@ -211,18 +217,21 @@ class ODE(Sampler):
         schedule = denoiser.schedule
         x0_hat, _ = denoiser(x_t, t)
         moment = Moment(t, x_t, x0_hat)
-        if s == 0 and not denoiser.prediction.regular:
+        stops_early = s == 0 and not denoiser.regular
+        if stops_early and t <= 1:
             return x0_hat, moment
+        end = 1.0 if stops_early else s
         # Not every device has float64.
         exact = x_t if x_t.device.type == "mps" else x_t.double()
         solution = solve(
             lambda phi, x: denoiser.velocity(x, time_at(schedule, phi)),
             exact,
             angle(schedule, t),
-            angle(schedule, s),
+            angle(schedule, end),
             tolerance=self.tolerance,
         )
-        return solution.y.to(x_t.dtype), moment
+        x_s = solution.y.to(x_t.dtype)
+        return denoiser(x_s, end)[0] if stops_early else x_s, moment
 
 
 def sampler_of(params: Params, schedule: Schedule, name: str | None = None) -> Sampler:

@@ -8,7 +8,7 @@ e ~ N(0, I). Then p_t is a mixture as well, one integral over the curve:
     E[x_0 | x]   = (sigma_t^2 E[c | x] + a noise^2 x) / V
     v            = a E[eps | x] - sigma_t E[x_0 | x],  E[eps | x] = -sigma_t score
 
-Nothing here divides by a or by sigma_t, so that both ends of the process are as exact as its
+Nothing that is returned is divided by a or by sigma_t: both ends of the process are as exact as its
 middle. All is float64, in model units.
 
 Quadrature: Gauss-Legendre with 16 nodes on panels of equal length in u. A panel is no longer, on
@@ -184,7 +184,8 @@ class Truth:
     @property
     def denoiser(self) -> Denoiser:
         """The best possible denoiser, in place of a network."""
-        return Denoiser(self.velocity, PREDICTIONS["v"], self.schedule, torch.float64)
+        finite = self.noise > 0
+        return Denoiser(self.velocity, PREDICTIONS["v"], self.schedule, torch.float64, finite)
 
     def _variance(self, a: float, sigma: float) -> float:
         return (a * self.noise) ** 2 + sigma**2
@@ -192,7 +193,8 @@ class Truth:
     def _moments(self, x_t: Points, t: float) -> Moments:
         a, sigma = self.schedule.levels(t)
         variance = self._variance(a, sigma)
-        nodes = self.nodes(_LONGEST * math.sqrt(variance) / a)
+        # Without any signal every node is at the same place.
+        nodes = self.nodes(_LONGEST * math.sqrt(variance) / a if a > 0 else math.inf)
         places = a * nodes.places
         bias = nodes.log_weights - places.square().sum(1) / (2 * variance)
         slopes = (places / variance).T

@@ -1,6 +1,6 @@
 """Validate all of params.yaml, so that a mistake stops the run before DVC deletes anything."""
 
-from ddpm.comparison import cells_of, steps_of
+from ddpm.comparison import cells_of, cells_to_run, steps_of
 from ddpm.errors import UserError
 from ddpm.files import write_text
 from ddpm.params import Params, choose, load, settings, validate_sections
@@ -37,10 +37,11 @@ def main() -> None:
 def _check_spacings(params: Params, schedule: Schedule) -> None:
     name = params.optimise.sampler
     kind = choose("optimise.sampler", name, SAMPLERS)
-    if not settings(f"samplers.{name}", kind, params.samplers[name]).deterministic:
+    sampler = settings(f"samplers.{name}", kind, params.samplers[name])
+    if not sampler.deterministic or sampler.adaptive:
         raise UserError(
-            f"optimise.sampler is {name} but its arrivals are random; change it in params.yaml to"
-            " one that is deterministic, such as unipc"
+            f"optimise.sampler is {name} but its arrivals are random, or its steps its own; change"
+            " it in params.yaml to one that is deterministic, such as unipc"
         )
     if params.sample.spacing in OPTIMISED:
         refuse_no_signal(schedule, f"sample.spacing {params.sample.spacing}")
@@ -48,7 +49,13 @@ def _check_spacings(params: Params, schedule: Schedule) -> None:
     counts = [count for count in params.optimise.steps if count <= schedule.T]
     coming = {spacing: {str(count): [1.0] * count for count in counts} for spacing in OPTIMISED}
     moments(params.sample.spacing, schedule, params.sample.steps, coming)
-    for cell in cells_of(params.compare.cells):
+    cells = cells_of(params.compare.cells)
+    if not cells_to_run(cells, params, schedule):
+        raise UserError(
+            "compare.cells has none that can be run on this schedule; add one in params.yaml, such"
+            " as ddim/trailing: 1"
+        )
+    for cell in cells:
         steps = steps_of(cell, params)
         if cell.spacing in OPTIMISED and steps not in params.optimise.steps:
             raise UserError(

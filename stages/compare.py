@@ -1,6 +1,6 @@
 """Compare samplers at equal cost, on the network and on the exact denoiser."""
 
-from ddpm.comparison import COLUMNS, Judge, cells_of, compare, has_meaning
+from ddpm.comparison import COLUMNS, Judge, cells_of, cells_to_run, compare
 from ddpm.files import read_spacings, write_arrays, write_csv
 from ddpm.params import load
 from ddpm.subject import load_subject
@@ -16,9 +16,11 @@ def main() -> None:
     listed = cells_of(params.compare.cells)
     subject = load_subject(MODEL, params, TRAIN)
     spacings = read_spacings(SPACINGS_FILE, stage="optimise")
-    cells = [cell for cell in listed if has_meaning(cell, params, subject.denoiser.schedule)]
+    cells = cells_to_run(listed, params, subject.denoiser.schedule)
     if len(cells) < len(listed):
-        print(f"{len(listed) - len(cells)} of {len(listed)} cells have no meaning on this schedule")
+        print(
+            f"{len(listed) - len(cells)} of {len(listed)} cells are doubled or have no meaning here"
+        )
     judge = Judge(
         subject,
         params.compare.n,

@@ -4,7 +4,15 @@ import pytest
 import torch
 from exact_cases import gaussian_subject, gaussian_truth, shifted
 
-from ddpm.attribution import BOTH, NETWORK_ALONE, SAMPLER_ALONE, arms, attribute, said
+from ddpm.attribution import (
+    BOTH,
+    NEITHER,
+    NETWORK_ALONE,
+    SAMPLER_ALONE,
+    arms,
+    attribute,
+    said,
+)
 from ddpm.metrics import Mean
 from ddpm.reverse import Sampler
 from ddpm.samplers import DDIM, DDPM
@@ -115,5 +123,13 @@ def test_a_stray_counts_no_less_than_the_least_likely_true_point() -> None:
     ],
 )
 def test_the_verdict_weighs_gaps_by_their_errors(sampler: Mean, network: Mean, word: str) -> None:
-    sentence = said({SAMPLER_ALONE: sampler, NETWORK_ALONE: network, BOTH: Mean(0, 1)})
+    sentence = said(
+        {SAMPLER_ALONE: sampler, NETWORK_ALONE: network, BOTH: Mean(0, 1), NEITHER: Mean(0, 1)}
+    )
     assert sentence.startswith(f"{word} (sampler alone {sampler.value:+.2g} ± ")
+
+
+def test_a_schedule_that_does_not_end_in_noise_is_found_out() -> None:
+    subject = gaussian_subject(T=200, name="first_principles")
+    found = attributed(subject, DDIM(eta=0), 200)
+    assert str(found["verdict"]).count(", and so does the schedule (") == 2

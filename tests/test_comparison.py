@@ -5,7 +5,16 @@ import torch
 from conftest import changed
 from exact_cases import gaussian_subject
 
-from ddpm.comparison import COLUMNS, Cell, Judge, cells_of, compare, has_meaning, steps_of
+from ddpm.comparison import (
+    COLUMNS,
+    Cell,
+    Judge,
+    cells_of,
+    cells_to_run,
+    compare,
+    has_meaning,
+    steps_of,
+)
 from ddpm.errors import UserError
 from ddpm.metrics import beside_floor, energy_distance, mean_distances_within
 from ddpm.params import Params
@@ -58,6 +67,16 @@ def test_a_cell_has_meaning_where_its_steps_and_its_log_snr_are_there(
     ):
         assert has_meaning(cell, params, schedule) == bright_too, cell
         assert has_meaning(cell, params, dark) == dark_too, cell
+
+
+def test_a_number_of_steps_is_run_once(small: dict[str, Any]) -> None:
+    params, schedule = params_of(small), gaussian_subject(T=T).truth.schedule
+    listed = cells_of({"heun/karras": (9, 10, 11), "ddim/trailing": (5, 5, 99)})
+    assert [(c.sampler, steps_of(c, params)) for c in cells_to_run(listed, params, schedule)] == [
+        ("heun", 5),
+        ("heun", 6),
+        ("ddim", 5),
+    ]
 
 
 def test_every_row_has_what_its_cell_has_cost_and_measures(small: dict[str, Any]) -> None:

@@ -34,7 +34,9 @@ SURFACE = LOG_DENSITY[0].reshape(9, 9)
 ESTIMATE = {"value": 0.1, "se": 0.01, "floor": 0.0}
 ARM = {"energy_distance": ESTIMATE, "log_density": {"value": 0.5, "se": 0.1}}
 ATTRIBUTION = {
-    **{name: ARM for name in ("exact_sampler", "network_solver", "network_sampler")},
+    **{
+        name: ARM for name in ("exact_sampler", "network_solver", "network_sampler", "exact_solver")
+    },
     "truth": {"log_density": {"value": 0.6, "se": 0.01}},
     "t": 0,
 }

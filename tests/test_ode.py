@@ -60,5 +60,5 @@ def test_a_field_that_is_not_finite_is_told_in_one_line(bad: float) -> None:
     def right_hand_side(s: float, y: torch.Tensor) -> torch.Tensor:
         return torch.full_like(y, bad if s > 0.5 else 1.0)
 
-    with pytest.raises(UserError, match=r"cannot be solved at 0\.\d+ .*evaluate\.tolerance in p"):
+    with pytest.raises(UserError, match=r"cannot be solved at 0\.\d+ .*solver's tolerance in p"):
         solve(right_hand_side, START, 0.0, 1.0, tolerance=1e-5)

@@ -61,7 +61,7 @@ def test_a_whole_number_is_read_however_yaml_writes_it(tmp_path: Path, text: str
         ("train.batch", 10**9, r"but should be less than or equal to 10000000"),
         ("data.noise", -0.1, r"data\.noise is -0\.1 but should be greater than or equal to 0"),
         ("data.noise", 1e-4, r"data\.noise is 0\.0001 but should be 0, or at least 0\.001; change"),
-        ("optimise.steps", "5 x", r"optimise\.steps is '5 x' but should be whole numbers with spa"),
+        ("optimise.steps", "5 x", r"optimise\.steps is '5 x' but should be whole numbers from 1 "),
         ("compare.cells", 5, r"compare\.cells is 5 but should be a mapping"),
         ("seed", -1, r"seed is -1 but should be greater than or equal to 0"),
         ("diffusion.T", 0, r"diffusion\.T is 0 but should be greater than or equal to 1"),

@@ -248,6 +248,24 @@ def test_a_damaged_input_is_told_in_one_line_and_nothing_is_touched(
         ),
         (["check", "sample"], {"sampler": "magic"}, "sampler is 'magic' but should be one of ddpm"),
         (
+            ["check"],
+            {"sample.spacing": "optimised_model", "sample.steps": 5},
+            "sample.steps is 5 but optimised_model has been optimised for 3, 4; change",
+        ),
+        (["check"], {"optimise.sampler": "ddpm"}, "optimise.sampler is ddpm but its arrivals are"),
+        (["check"], {"compare.cells": {}}, "compare.cells has none that can be run on this sch"),
+        (["check"], {"compare.cells": {"ddim/odd": 3}}, "the spacing of compare.cells.ddim/odd is"),
+        (
+            ["check"],
+            {"compare.cells": {"unipc/optimised_truth": 7}},
+            "compare.cells.unipc/optimised_truth has 7 evaluations, 7 steps, but optimise.steps is",
+        ),
+        (
+            ["check"],
+            {"sampler": "unipc", "diffusion.zero_terminal_snr": True},
+            "sampler unipc works in log SNR but with diffusion.zero_terminal_snr it is infinite at",
+        ),
+        (
             ["check", "sample"],
             {"sample.spacing": "odd"},
             "sample.spacing is 'odd' but should be on",
@@ -346,3 +364,24 @@ def test_the_truth_is_that_of_the_data_the_model_was_trained_on(finished: Path) 
     # Of true points in model units the truth must find its own entropy: about -0.50 in data units.
     surprise = -subject.truth.log_density(subject.fresh(4000, "x"), 0) - scaling.log_jacobian
     assert float(surprise.mean()) == pytest.approx(-0.50, abs=4 * 0.77 / 4000**0.5 + 0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"diffusion.zero_terminal_snr": True, "sampler": "ode", "sample.steps": 1},
+        {"data.noise": 0, "sampler": "ode", "sample.steps": 2},
+        {"prediction": "x0", "sampler": "heun", "samplers.heun.churn": 0.1, "sample.steps": 9},
+        {"sampler": "unipc", "sample.spacing": "optimised_model", "sample.steps": 4},
+        {"samplers.ddpm.variance": "analytic", "schedule": "cosine", "diffusion.T": 40},
+    ],
+    ids=str,
+)
+def test_all_stages_run_with(changes: dict[str, object], tmp_path: Path) -> None:
+    write_params(tmp_path, changed(shipped(), **(SMALL | changes)))
+    for stage in STAGES:
+        run(stage, tmp_path)
+    metrics = json.loads((tmp_path / "reports/metrics.json").read_text())
+    assert metrics["likelihood"]["t"] == (
+        0 if not {"data.noise", "prediction"} & set(changes) else 1
+    )

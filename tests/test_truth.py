@@ -243,3 +243,16 @@ def test_the_truth_of_the_schedule_is_the_truth_of_the_process() -> None:
         best = truth.posterior_mean(x_t, t)
         product = ((clean - best) * best).sum(1)
         assert abs(float(product.mean())) < 4 * float(product.std()) / math.sqrt(4000)
+
+
+def test_where_no_signal_is_left_the_truth_is_the_mean_of_the_data() -> None:
+    schedule = shipped_schedule("linear", 100).without_signal_at_end()
+    truth = spiral(schedule=schedule)
+    x = torch.randn(9, 2, dtype=torch.float64, generator=stream(0, "x"))
+    u = torch.linspace(SPIRAL.u_min, SPIRAL.u_max, 100_001, dtype=torch.float64)
+    mean = SCALING.to_model(SPIRAL.points(u)).mean(0).expand(9, 2)
+    torch.testing.assert_close(truth.posterior_mean(x, 100), mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(truth.denoiser.velocity(x, 100), -mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(truth.score(x, 100), -x)
+    expected = -x.square().sum(1) / 2 - math.log(2 * math.pi)
+    torch.testing.assert_close(truth.log_density(x, 100), expected)
