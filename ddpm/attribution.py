@@ -79,16 +79,10 @@ def attribute(subject: Subject, found: Mapping[str, Points], *, null_pairs: int)
         For each arm `energy_distance`, `log_density` (nats, data units, at time `t`) and `strays`,
         see `subject.LogDensity`; the truth's own `log_density`; and a verdict in words.
     """
-    n = len(found[BOTH])
-
-    def fresh(k: int) -> Points:
-        return subject.scaling.to_data(subject.fresh(n, f"attribute/true/{k}"))
-
-    true = fresh(0)
-    pairs = [(fresh(2 * k + 1), fresh(2 * k + 2)) for k in range(null_pairs)]
+    true, pairs = subject.true_sets(len(found[BOTH]), null_pairs, "attribute")
     energy = estimate(energy_distance, found, true, pairs)
     # All true points there are: the truth's own value should add next to no error.
-    log_density = LogDensity(subject, torch.cat([true, *itertools.chain(*pairs)]))
+    log_density = LogDensity(subject, true, *itertools.chain(*pairs))
     densities = {name: log_density(points, name) for name, points in found.items()}
     gaps = {
         "energy distance": {k: Mean(e.value - e.floor, e.se) for k, e in energy.items()},

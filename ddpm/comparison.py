@@ -20,10 +20,10 @@ from ddpm.metrics import (
     mean_distances_within,
     sliced_wasserstein,
 )
-from ddpm.params import Params, choose, section, settings
+from ddpm.params import Params, choose
 from ddpm.process import Denoiser
 from ddpm.reverse import Sampler, draw_samples
-from ddpm.samplers import SAMPLERS, sampler_of
+from ddpm.samplers import SAMPLERS, sampler_named, sampler_of
 from ddpm.schedules import Schedule
 from ddpm.spacings import SPACINGS, choose_spacing, has_signal_at_end, moments
 from ddpm.subject import LogDensity, Subject
@@ -96,10 +96,7 @@ def cells_of(listed: Mapping[str, Sequence[int]]) -> list[Cell]:
 
 def steps_of(cell: Cell, params: Params) -> int:
     """How many steps a cell's evaluations are enough for."""
-    name = cell.sampler
-    kind = choose("sampler", name, SAMPLERS)
-    values = section("samplers", name, params.samplers)
-    return settings(f"samplers.{name}", kind, values).steps_within(cell.evaluations)
+    return sampler_named(cell.sampler, params).steps_within(cell.evaluations)
 
 
 def has_meaning(cell: Cell, params: Params, schedule: Schedule) -> bool:
@@ -133,9 +130,7 @@ class Judge:
     """
 
     def __init__(self, subject: Subject, n: int, *, null_pairs: int, directions: int) -> None:
-        self._subject = subject
-        self._true = self._fresh(n, 0)
-        pairs = [(self._fresh(n, 2 * k + 1), self._fresh(n, 2 * k + 2)) for k in range(null_pairs)]
+        self._true, pairs = subject.true_sets(n, null_pairs, "compare")
         sliced = partial(sliced_wasserstein, directions=directions)
         within = mean_distances_within(self._true)
         self._distances = {
@@ -146,8 +141,7 @@ class Judge:
             "energy_distance": [energy_distance(*pair) for pair in pairs],
             "sliced_wasserstein": [sliced(*pair) for pair in pairs],
         }
-        every = torch.cat([self._true, *itertools.chain(*pairs)])
-        self._log_density = LogDensity(subject, every)
+        self._log_density = LogDensity(subject, self._true, *itertools.chain(*pairs))
 
     def __call__(self, points: Points) -> dict[str, float]:
         """Both distances and the mean log density under the truth, see `LogDensity`."""
@@ -162,9 +156,6 @@ class Judge:
             "log_density_truth": truth.value,
             "strays": typical.strays,
         }
-
-    def _fresh(self, n: int, k: int) -> Points:
-        return self._subject.scaling.to_data(self._subject.fresh(n, f"compare/true/{k}"))
 
 
 def compare(

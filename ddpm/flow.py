@@ -56,7 +56,7 @@ def carry(
 
     Args:
         denoiser: Supplies the schedule.
-        rate: d state / d phi at (state, t); see `velocity_of` for the plain flow.
+        rate: d state / d phi at (state, t): for the plain flow, the denoiser's velocity.
         state: One row for each point, model units.
         start: Time in [0, T] of the state.
         end: Time in [0, T] to go to, on either side.

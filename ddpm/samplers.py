@@ -241,9 +241,24 @@ def sampler_of(params: Params, schedule: Schedule, name: str | None = None) -> S
         UserError: If its name or its settings are not allowed, or it has no meaning here.
     """
     name = params.sampler if name is None else name
-    kind = choose("sampler", name, SAMPLERS)
-    if kind.uses_log_snr:
+    sampler = sampler_named(name, params)
+    if sampler.uses_log_snr:
         refuse_no_signal(schedule, f"sampler {name}")
+    return sampler
+
+
+def sampler_named(name: str, params: Params, parameter: str = "sampler") -> Sampler:
+    """A sampler with its settings in params.yaml, on whatever schedule.
+
+    Args:
+        name: Which.
+        params: The present parameters.
+        parameter: The parameter that names it, for the message.
+
+    Raises:
+        UserError: If its name or its settings are not allowed.
+    """
+    kind = choose(parameter, name, SAMPLERS)
     return settings(f"samplers.{name}", kind, section("samplers", name, params.samplers))
 
 

@@ -57,17 +57,14 @@ def _quadratic(schedule: Schedule, steps: int) -> list[float]:
 
 def _log_snr(schedule: Schedule, steps: int) -> list[float]:
     """Equally spaced in log SNR, from T to 1."""
-    first, last = (log_snr_at(schedule, t) for t in (schedule.T, min(_LAST, schedule.T)))
+    first, last = (log_snr_at(schedule, t) for t in (schedule.T, _LAST))
     between = [first + (last - first) * k / max(1, steps - 1) for k in range(1, steps)]
     return [float(schedule.T), *(time_of_log_snr(schedule, value) for value in between)]
 
 
 def _karras(schedule: Schedule, steps: int) -> list[float]:
     """Equally spaced in sigma_ve^(1/7), from T to 1, with sigma_ve = sigma / sqrt(alpha_bar)."""
-    first, last = (
-        math.exp(-log_snr_at(schedule, t) / (2 * _RHO))
-        for t in (schedule.T, min(_LAST, schedule.T))
-    )
+    first, last = (math.exp(-log_snr_at(schedule, t) / (2 * _RHO)) for t in (schedule.T, _LAST))
     between = [first + (last - first) * k / max(1, steps - 1) for k in range(1, steps)]
     levels = [time_of_log_snr(schedule, -2 * _RHO * math.log(value)) for value in between]
     return [float(schedule.T), *levels]

@@ -48,6 +48,15 @@ class Subject:
         """Draw n true points that nobody has seen, model units, from the random stream `name`."""
         return self.truth.sample(n, 0, generator=stream(self.seed, name))
 
+    def true_sets(
+        self, n: int, pairs: int, name: str
+    ) -> tuple[Points, list[tuple[Points, Points]]]:
+        """A true set, and so many independent pairs of true sets, of n points each, data units."""
+        one, *others = (
+            self.scaling.to_data(self.fresh(n, f"{name}/true/{k}")) for k in range(2 * pairs + 1)
+        )
+        return one, list(zip(others[::2], others[1::2], strict=True))
+
     def noised(self, x0: Points, t: int, name: str) -> Points:
         """The points noised by q(x_t | x_0), model units; themselves at t = 0."""
         generator = stream(self.seed, f"{name}/noise")
@@ -84,14 +93,14 @@ class LogDensity:
 
     Args:
         subject: The truth.
-        true: Many true points, data units.
+        sets: Many true points, data units.
     """
 
-    def __init__(self, subject: Subject, true: Points) -> None:
+    def __init__(self, subject: Subject, *sets: Points) -> None:
         self._subject = subject
         # Without noise the truth has no density at 0: all points are then noised to 1.
         self.t = 0 if subject.noise > 0 else 1
-        values = self._values(true, "true")
+        values = self._values(torch.cat(sets), "true")
         self._least = float(values.min())
         self.truth = mean_of(values)
 

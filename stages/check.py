@@ -3,10 +3,10 @@
 from ddpm.comparison import cells_of, cells_to_run, steps_of
 from ddpm.errors import UserError
 from ddpm.files import write_text
-from ddpm.params import Params, choose, load, settings, validate_sections
+from ddpm.params import Params, choose, load, validate_sections
 from ddpm.process import PREDICTIONS
 from ddpm.runtime import resolve_device
-from ddpm.samplers import SAMPLERS, sampler_of
+from ddpm.samplers import SAMPLERS, sampler_named, sampler_of
 from ddpm.schedules import SCHEDULES, Schedule, schedule_of
 from ddpm.spacings import OPTIMISED, moments, refuse_no_signal
 from stages.common import PARAMS_OK, run
@@ -36,8 +36,7 @@ def main() -> None:
 
 def _check_spacings(params: Params, schedule: Schedule) -> None:
     name = params.optimise.sampler
-    kind = choose("optimise.sampler", name, SAMPLERS)
-    sampler = settings(f"samplers.{name}", kind, params.samplers[name])
+    sampler = sampler_named(name, params, "optimise.sampler")
     if not sampler.deterministic or sampler.adaptive:
         raise UserError(
             f"optimise.sampler is {name} but its arrivals are random, or its steps its own; change"
