@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint verify samplers compare-full few benchmark lock clean
+.PHONY: help setup repro test lint verify seeds portable kills samplers compare-full few benchmark lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.
@@ -15,7 +15,7 @@ help: ## List the targets
 setup: .venv/runtime ## Create .venv and install requirements.txt
 
 repro: .venv/runtime ## Run the pipeline: what is up to date is not run again
-	@python -m ddpm.params && dvc repro
+	@python -m stages.before && dvc repro
 
 test: .venv/dev ## Pass the tests
 	@python -m pytest -n 2 --dist loadfile
@@ -27,6 +27,15 @@ lint: .venv/dev ## Check format, style and types
 
 verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit
 	@.ci/verify
+
+seeds: .venv/runtime ## Measure how much every metric varies over seeds: reports/seeds.json
+	@python -m benchmarks.seeds
+
+portable: .venv/runtime ## Prove that threads and vector width change no bit; with qemu-user, processors too
+	@python -m benchmarks.portable_bits --emulate
+
+kills: .venv/runtime ## Kill the pipeline twenty times, and see the same bits come out
+	@python -m benchmarks.kills
 
 samplers: .venv/runtime ## Print the table of samplers, from reports/samplers.csv
 	@python -m benchmarks.samplers

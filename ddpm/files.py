@@ -7,10 +7,10 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -35,23 +35,91 @@ _UNREADABLE = (
 )
 
 
+class _Held(NamedTuple):
+    """Outputs that wait for one another (path to temporary path), and what is to follow them."""
+
+    outputs: dict[Path, Path]
+    afterwards: list[Callable[[], None]]
+
+
+# The blocks of `together` that this process is in.
+_held: list[_Held] = []
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, at_once: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename it to `path` once the block has succeeded.
+
+    Args:
+        path: The file to write.
+        at_once: Rename it now even inside `together`.
 
     Raises:
         UserError: If the disk refuses (full, read-only, ...); what was at `path` is then untouched.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    waits = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        temporary.replace(path)
+        with temporary.open("rb+") as file:
+            # Or a power cut could leave a name without its content.
+            os.fsync(file.fileno())
+        waits = bool(_held) and not at_once
+        if waits:
+            _held[-1].outputs[path] = temporary
+        else:
+            temporary.replace(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise _refused(path, error) from None
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if not waits:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+@contextmanager
+def together(ready: Callable[[], None]) -> Iterator[None]:
+    """Rename all files that the block writes at its end, once `ready` has raised nothing.
+
+    Raises:
+        UserError: If the disk refuses.
+    """
+    held = _Held({}, [])
+    _held.append(held)
+    try:
+        yield
+        ready()
+        for path, temporary in held.outputs.items():
+            try:
+                temporary.replace(path)
+            except OSError as error:
+                raise _refused(path, error) from None
+        for follow in held.afterwards:
+            follow()
+    finally:
+        _held.pop()
+        for temporary in held.outputs.values():
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def afterwards(follow: Callable[[], None]) -> None:
+    """Do something once all that was written is in its place: at the end of `together`, or now."""
+    if _held:
+        _held[-1].afterwards.append(follow)
+    else:
+        follow()
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed process left of `path`; nobody else may be writing it now."""
+    for temporary in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        temporary.unlink(missing_ok=True)
+
+
+def _refused(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written: {error.strerror or error}")
 
 
 def write_text(path: Path, text: str) -> None:

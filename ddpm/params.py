@@ -6,7 +6,6 @@ owns the kind resolves them with `choose` and `settings`, so that adding one tou
 
 import re
 import reprlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -344,11 +343,3 @@ def _check_sizes(params: Params) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-if __name__ == "__main__":
-    # Before dvc, which reads params.yaml too and speaks of a mistake in it at length.
-    try:
-        load()
-    except UserError as error:
-        sys.exit(f"error: {error}")

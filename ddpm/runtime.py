@@ -43,6 +43,11 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(chosen)
 
 
+def device_name(device: torch.device) -> str:
+    """What computes: CUDA's results depend on the card, the CPU's on none (see `ddpm`)."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def sqrt(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Correctly rounded square root, on the CPU.
 

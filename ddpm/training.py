@@ -12,7 +12,9 @@ References:
 
 import copy
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm.checkpoint import Checkpoint
 from ddpm.errors import UserError
 from ddpm.params import Train
 from ddpm.process import Prediction, coefficients, q_sample
@@ -32,6 +35,10 @@ _CHUNK, _CHUNK_POINTS = 100, 1_000_000
 _BETAS = (0.9, 0.99)
 # Times and noises for each test point: fewer would leave the validation loss an offset one can see.
 _VALIDATION_DRAWS = 4
+# The optimiser's, per weight.
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+# Between checkpoints; and as many times as long as keeping one takes.
+_EVERY_SECONDS, _LONGER = 1.0, 20
 # More test points than these add nothing but time and memory.
 _VALIDATION_POINTS = 10_000
 
@@ -103,6 +110,7 @@ def train(
     *,
     settings: Train,
     seed: int,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[nn.Module, list[Record]]:
     """Train a network in place.
 
@@ -113,6 +121,7 @@ def train(
         test_points: Points of the validation loss, model units.
         settings: Optimisation.
         seed: Of the batches and of the validation's noise.
+        checkpoint: Where to keep unfinished work and to take it up; the bits are the same.
 
     Returns:
         A network with the averaged weights, and the training curve.
@@ -131,12 +140,19 @@ def train(
     optimizer = torch.optim.AdamW(
         [weights], lr=settings.lr, betas=_BETAS, weight_decay=settings.weight_decay, fused=True
     )
-    records: list[Record] = []
+    state = _State(weights, average, optimizer, generator, torch.zeros((), device=device))
+    if checkpoint is not None:
+        state.resume(checkpoint)
     chunk_steps = max(1, min(_CHUNK, _CHUNK_POINTS // settings.batch))
-    total, since = torch.zeros((), device=device), 0
-    with tqdm(total=settings.steps, desc="train", unit="step", disable=None) as bar:
-        for step in range(settings.steps):
+    pause = _Pause()
+    with tqdm(
+        initial=state.step, total=settings.steps, desc="train", unit="step", disable=None
+    ) as bar:
+        for step in range(state.step, settings.steps):
             if step % chunk_steps == 0:
+                # Between two chunks nothing but the state determines what follows.
+                if checkpoint is not None and pause.is_over():
+                    pause.after(lambda: state.save(checkpoint))
                 steps = min(chunk_steps, settings.steps - step)
                 chosen = torch.randint(
                     len(points), (steps, settings.batch), generator=generator, device=device
@@ -150,17 +166,81 @@ def train(
             optimizer.step()
             decay = min(settings.ema_decay, (1 + step) / (10 + step))
             average.data.lerp_(weights.data, 1 - decay)
-            total, since = total + loss.detach(), since + 1
+            state.total, state.since = state.total + loss.detach(), state.since + 1
+            state.step = step + 1
             bar.update()
-            if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
+            if state.step % settings.log_every == 0 or state.step == settings.steps:
                 with torch.no_grad():
                     val_loss = float(loss_of(averaged, validation))
-                record = Record(step + 1, float(total) / since, val_loss, lr, float(norm))
+                mean = float(state.total) / state.since
+                record = Record(state.step, mean, val_loss, lr, float(norm))
                 _refuse_divergence(record, settings)
-                records.append(record)
+                state.records.append(record)
                 bar.set_postfix(loss=f"{record.loss:.4f}", val=f"{val_loss:.4f}")
-                total, since = torch.zeros_like(total), 0
-    return averaged, records
+                state.total, state.since = torch.zeros_like(state.total), 0
+    return averaged, state.records
+
+
+@dataclass
+class _State:
+    """All that changes in training, at the start of a chunk of steps."""
+
+    weights: nn.Parameter
+    average: nn.Parameter
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    total: Tensor
+    since: int = 0
+    step: int = 0
+    records: list[Record] = field(default_factory=list)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        progress = {"step": self.step, "since": self.since, "records": self.records}
+        checkpoint.save(self._tensors(), progress)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take up what is kept, if anything is."""
+        # The optimiser has no state before its first step.
+        moments = {name: torch.zeros_like(self.weights.data) for name in _MOMENTS}
+        steps = {"step": torch.zeros((), device=self.weights.device)}
+        self.optimizer.state[self.weights] = steps | moments
+        present = self._tensors()
+        kept = checkpoint.load(present)
+        if kept is None:
+            return
+        tensors, progress = kept
+        self.generator.set_state(tensors.pop("generator"))
+        for name, tensor in tensors.items():
+            present[name].copy_(tensor)
+        self.step, self.since = progress["step"], progress["since"]
+        self.records = [Record(*record) for record in progress["records"]]
+        print(f"going on after step {self.step}, from {checkpoint.path}")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        state = self.optimizer.state[self.weights]
+        return {
+            "weights": self.weights.data,
+            "average": self.average.data,
+            **{name: state[name] for name in ("step", *_MOMENTS)},
+            "generator": self.generator.get_state(),
+            "total": self.total,
+        }
+
+
+class _Pause:
+    """When to keep a checkpoint again: a moment later, and longer if keeping it takes long."""
+
+    def __init__(self) -> None:
+        self.until = time.monotonic() + _EVERY_SECONDS
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.until
+
+    def after(self, work: Callable[[], None]) -> None:
+        start = time.monotonic()
+        work()
+        end = time.monotonic()
+        self.until = end + max(_EVERY_SECONDS, _LONGER * (end - start))
 
 
 def _as_one_vector(network: nn.Module) -> nn.Parameter:

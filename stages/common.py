@@ -2,11 +2,16 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ddpm.errors import UserError
-from ddpm.files import read_json, write_json
+from ddpm.files import read_json, sweep, together, write_json
+from ddpm.provenance import declared, refuse_change, used_by
+from stages import CODE
 
 PARAMS_OK = Path("data/params.ok")
 TRAIN = Path("data/train.npy")
@@ -31,17 +36,33 @@ DENOISING_CSV = REPORTS / "denoising.csv"
 MEMORY_CSV = REPORTS / "memory.csv"
 SAMPLERS_CSV = REPORTS / "samplers.csv"
 ATTRIBUTION = REPORTS / "attribution.json"
+# Work that a crash may interrupt, and locks; git and DVC ignore it.
+CHECKPOINTS = Path("checkpoints")
 _TIMINGS = REPORTS / "timings.json"
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a stage: a user's mistake ends it with one line and exit code 1.
 
-    The seconds that it took go to reports/timings.json, which git and DVC ignore.
+    Its outputs take their places all at its end, and only if what it used is still what it was at
+    its start. The seconds that it took go to reports/timings.json, which git and DVC ignore.
     """
     start = time.perf_counter()
+    stage = Path(sys.argv[0]).stem
+    with reporting(), _alone(stage):
+        used = used_by(stage, CODE)
+        for path in declared(stage).outs:
+            sweep(path)
+        with together(ready=lambda: refuse_change(stage, used)):
+            main()
+    _note_time(stage, time.perf_counter() - start)
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """End the process with one line and exit code 1 at a user's mistake."""
     try:
-        main()
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -56,7 +77,24 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    _note_time(Path(sys.argv[0]).stem, time.perf_counter() - start)
+
+
+@contextmanager
+def _alone(stage: str) -> Iterator[None]:
+    """Wait for another run of the stage in this folder, such as one whose dvc was killed."""
+    lock = FileLock(CHECKPOINTS / f".{stage}.lock")
+    try:
+        CHECKPOINTS.mkdir(exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process runs stage {stage} in this folder; waiting for its end", flush=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"{CHECKPOINTS} cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _note_time(stage: str, seconds: float) -> None:
@@ -64,4 +102,5 @@ def _note_time(stage: str, seconds: float) -> None:
         timings = read_json(_TIMINGS, stage=stage)
     except UserError:
         timings = {}
-    write_json(_TIMINGS, timings | {stage: round(seconds, 2)})
+    with suppress(UserError):
+        write_json(_TIMINGS, timings | {stage: round(seconds, 2)})

@@ -14,52 +14,14 @@ import ddpm  # noqa: E402, F401, I001
 import torch  # noqa: E402
 from ruamel.yaml import YAML  # noqa: E402
 
+from benchmarks.small import SIZES  # noqa: E402
 from ddpm.params import Params  # noqa: E402
 from ddpm.schedules import SCHEDULES, Schedule, make_schedule  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
 # Every size as small as it can be while every stage still does all that it does.
-SMALL: dict[str, object] = {
-    "data.n_train": 300,
-    "data.n_test": 200,
-    "diffusion.T": 30,
-    "model.width": 16,
-    "model.blocks": 1,
-    "model.fourier_features": 8,
-    "model.time_features": 4,
-    "train.steps": 40,
-    "train.batch": 32,
-    "train.warmup": 5,
-    "train.log_every": 20,
-    "sample.n": 250,
-    "sample.steps": 30,
-    "sample.block": 100,
-    "sample.trajectories": 120,
-    "sample.frames": 6,
-    "evaluate.null_pairs": 3,
-    "evaluate.directions": 8,
-    "evaluate.n_denoising": 40,
-    "evaluate.n_likelihood": 60,
-    "evaluate.n_exact": 20,
-    "evaluate.n_memory": 20,
-    "evaluate.tolerance": 1e-3,
-    "evaluate.density_grid": 12,
-    "optimise.steps": "3 4",
-    "optimise.n": 20,
-    "optimise.tolerance": 1e-3,
-    "compare.n": 40,
-    "compare.cells": {
-        "ddpm/trailing": 5,
-        "heun/karras": "5 9",
-        "dpmpp_2m/trailing": "3 4 5",
-        "unipc/optimised_truth": "3 4",
-        "unipc/optimised_model": 3,
-        "ode/trailing": 1,
-    },
-    "attribute.n": 100,
-    "attribute.tolerance": 1e-2,
-}
+SMALL = SIZES
 
 
 def shipped() -> dict[str, Any]:

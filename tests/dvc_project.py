@@ -60,9 +60,16 @@ class Project:
         return self
 
     def run(
-        self, *command: str, fails: bool = False, environment: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        fails: bool = False,
+        code: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> str:
-        """Run a command in the project; its output, standard error included."""
+        """Run a command in the project; its output, standard error included.
+
+        It must succeed, or fail, or end with the exit code if that is given.
+        """
         # Into a file: the workers of dvc's queue live on with the output, and a pipe would wait.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
             ended = subprocess.run(
@@ -75,9 +82,20 @@ class Project:
             )
             log.seek(0)
             output = log.read()
-        assert (ended.returncode != 0) == fails, output
+        assert ended.returncode == code if code else (ended.returncode != 0) == fails, output
         assert "Traceback" not in output
         return output
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command in the project, and go on."""
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def git(self, *arguments: str) -> str:
         return self.run("git", *arguments)

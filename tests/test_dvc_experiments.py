@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from conftest import SMALL, changed, shipped, write_params
 from dvc_project import STAGES, Project
 from safetensors import safe_open
 
@@ -83,10 +84,10 @@ def workers(project: Project) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("workers")
-def test_a_grid_runs_in_a_queue_with_two_workers(project: Project) -> None:
+def test_a_grid_runs_in_a_queue_with_four_workers(project: Project) -> None:
     grid = ("-S", "schedule=linear,cosine", "-S", "seed=0,1")
     assert project.dvc("exp", "run", "--queue", *grid).count("Queued experiment") == 4
-    project.dvc("queue", "start", "-j", "2")
+    project.dvc("queue", "start", "-j", "4")
     deadline = time.monotonic() + 300
     while "Queued" in (status := project.dvc("queue", "status")) or "Running" in status:
         assert time.monotonic() < deadline, status
@@ -115,6 +116,30 @@ def shown(project: Project) -> list[dict[str, Any]]:
                     }
                 )
     return found
+
+
+def test_two_repros_and_an_experiment_at_once_end_well_or_with_a_clear_line(
+    project: Project,
+) -> None:
+    params = (project.root / "params.yaml").read_text(encoding="utf-8")
+    write_params(project.root, changed(shipped(), **SMALL, seed=3))
+    at_once = [("repro",), ("repro",), ("exp", "run", "--temp", "--name", "aside", "-S", "seed=4")]
+    running = [project.start("dvc", *words) for words in at_once]
+    outputs = [one.communicate(timeout=300)[0] for one in running]
+    for one, output in zip(running, outputs, strict=True):
+        assert "Traceback" not in output
+        if one.returncode:
+            assert "is busy, it is being blocked by" in output or "acquire lock" in output, output
+    project.dvc("repro")
+    after = project.outputs()
+    project.dvc("repro", "--force")
+    assert project.outputs() == after
+    assert "Data and pipelines are up to date." in project.dvc("repro")
+    if running[2].returncode == 0:
+        assert {"seed": 4}.items() <= max(shown(project), key=lambda one: one["seed"]).items()
+    (project.root / "params.yaml").write_text(params, encoding="utf-8")
+    project.git("checkout", "--quiet", ".")
+    assert project.stages_run("repro") == []
 
 
 def test_an_invalid_experiment_stops_at_the_check_and_loses_nothing(project: Project) -> None:

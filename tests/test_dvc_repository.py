@@ -1,12 +1,14 @@
 """Clones, remotes, comparisons and the reproducibility check, by the real dvc at small sizes."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import SMALL, changed, shipped, write_params
-from dvc_project import ENVIRONMENT, STAGES, Project
+from dvc_project import STAGES, Project
 from test_project import tracked
+
+from benchmarks import seeds
+from ddpm.files import write_json
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +103,7 @@ def test_a_copys_own_code_and_parameters_are_what_runs(project: Project) -> None
     params = (project.root / "params.yaml").read_bytes()
     module = project.root / "ddpm" / "datasets.py"
     code = module.read_bytes()
-    running = subprocess.Popen(
-        ["dvc", "exp", "run", "--temp", "--name", "apart", "-S", "seed=7"],
-        cwd=project.root,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    running = project.start("dvc", "exp", "run", "--temp", "--name", "apart", "-S", "seed=7")
     try:
         # As soon as the copy's first stage runs, the workspace is broken in both respects.
         assert running.stdout is not None
@@ -140,20 +135,41 @@ def test_a_stale_lock_is_not_verified(clone: Project) -> None:
     assert "train" in output
 
 
-def test_other_bits_are_not_verified_and_the_users_tree_is_left_alone(
-    clone: Project, tmp_path: Path
+def with_seeds(clone: Project, spread: float) -> None:
+    """Commit a file over seeds in which every number varies by so many parts of itself."""
+    metrics = seeds.metrics_in(clone.root)
+    values = {
+        name: [value * (1 + spread * k) for k in (-1, 0, 1)] if seeds.is_number(value) else [value]
+        for name, value in metrics.items()
+    }
+    lock = seeds.belongs_to(clone.root / "dvc.lock")
+    write_json(clone.root / "reports" / "seeds.json", {"lock": lock, "values": values})
+    clone.commit("Measure how much the metrics vary over seeds")
+
+
+@pytest.mark.parametrize(("spread", "code"), [(0.5, 2), (1e-12, 1)])
+def test_other_bits_are_told_from_another_result_and_the_users_tree_is_left_alone(
+    clone: Project, tmp_path: Path, spread: float, code: int
 ) -> None:
+    with_seeds(clone, spread)
     # A machine that computes otherwise: its pi is another.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "sitecustomize.py").write_text("import math\nmath.pi += 1e-6\n")
     (clone.root / "params.yaml").write_text("a user's half-finished edit", encoding="utf-8")
     before = clone.git("status", "--porcelain")
-    output = clone.run(
-        ".ci/verify", fails=True, environment={"PYTHONPATH": str(tmp_path / "other")}
-    )
+    output = clone.run(".ci/verify", code=code, environment={"PYTHONPATH": str(tmp_path / "other")})
     assert "verify: uncommitted changes are left out" in output
-    assert "gave other bits" in output
-    assert "reports/metrics.json" in output
-    assert "samples.energy_distance.value" in output
+    assert ("gave other bits, and the same result" in output) == (code == 2)
+    assert ("gave other bits, and another result" in output) == (code == 1)
+    assert "\n  data/train.npy\n" in output
+    assert "reports/metrics.json: samples.energy_distance.value: " in output
+    assert ("  NO  reports/metrics.json: " in output) == (code == 1)
     assert clone.git("status", "--porcelain") == before
     assert not (clone.root / "data").exists()
+
+
+def test_the_metrics_of_a_commit_are_summed_up_as_markdown(clone: Project) -> None:
+    table = clone.run(".ci/summary", "ddpm").splitlines()
+    assert table[0].startswith("## Metrics of ")
+    assert any("samples.curve_rms" in line for line in table)
+    assert clone.run(".ci/summary", "HEAD").endswith("No metric has changed.\n")

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -156,22 +154,3 @@ def test_sections_that_are_not_in_use_are_validated_too(
     with pytest.raises(UserError, match=message):  # noqa: PT012 - either may be at fault
         validate_sections("schedules", params.schedules, SCHEDULES)
         validate_sections("samplers", params.samplers, SAMPLERS)
-
-
-@pytest.mark.parametrize("content", ["seed: [1\n", "seed: 1\n", "", "seed: 1\nseed: 2\n"])
-def test_what_dvc_would_say_at_length_is_said_before_it_in_one_line(
-    tmp_path: Path, content: str
-) -> None:
-    (tmp_path / "params.yaml").write_text(content, encoding="utf-8")
-    ended = subprocess.run(
-        [sys.executable, "-m", "ddpm.params"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    assert ended.stderr.startswith("error: ")
-    assert ended.stderr.count("\n") == 1

@@ -11,7 +11,7 @@ from conftest import ROOT
 LEVELS = [
     {"errors"},
     {"params", "files"},
-    {"runtime"},
+    {"runtime", "provenance", "checkpoint"},
     {"schedules", "datasets", "denoiser", "metrics", "ode"},
     {"process"},
     {"truth", "flow", "reverse", "spacings"},
@@ -59,7 +59,8 @@ def users_of(package: str) -> set[str]:
 
 
 def test_only_params_reads_yaml_and_only_figures_draws() -> None:
-    assert users_of("ruamel") == {"params"}
+    # provenance reads dvc.yaml.
+    assert users_of("ruamel") == {"params", "provenance"}
     assert users_of("yaml") == set()
     assert users_of("matplotlib") == {"figures", "figures_truth"}
 

@@ -1,6 +1,8 @@
 import copy
 import itertools
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from conftest import shipped_schedule
 from torch import nn
 
 from ddpm import training
+from ddpm.checkpoint import Checkpoint
 from ddpm.denoiser import ResidualMLP
 from ddpm.errors import UserError
 from ddpm.params import Params
@@ -27,13 +30,23 @@ def task_of(prediction: str, T: int = 30) -> Task:
 
 
 def trained(
-    params: Params, prediction: str = "v", **settings: float
+    params: Params,
+    prediction: str = "v",
+    *,
+    checkpoint: Checkpoint | None = None,
+    **settings: float,
 ) -> tuple[nn.Module, nn.Module, list[Record]]:
     network = made(params)
     points = torch.randn(64, 2, generator=stream(0, "points"))
     changed = params.train.model_copy(update=settings)
     averaged, records = train(
-        network, task_of(prediction), points, points[:20], settings=changed, seed=0
+        network,
+        task_of(prediction),
+        points,
+        points[:20],
+        settings=changed,
+        seed=0,
+        checkpoint=checkpoint,
     )
     return network, averaged, records
 
@@ -184,3 +197,42 @@ def test_validation_uses_the_averaged_weights(params: Params) -> None:
     )
     with torch.no_grad():
         assert records[-1].val_loss == pytest.approx(float(loss_of(averaged, batch)))
+
+
+@pytest.mark.parametrize("after", [1, 2, 5])
+def test_training_that_was_cut_off_goes_on_to_the_same_bits(
+    params: Params,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    after: int,
+) -> None:
+    # A checkpoint at every chunk of 7 steps; records at every 20: also between the two.
+    monkeypatch.setattr(training, "_CHUNK", 7)
+    monkeypatch.setattr(training, "_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_LONGER", 0)
+    network, averaged, records = trained(params, steps=50)
+    checkpoint = Checkpoint.of(tmp_path, "train", {})
+    saved = 0
+    plain = Checkpoint.save
+
+    def cut_off(self: Checkpoint, tensors: Any, progress: Any) -> None:  # noqa: ANN401
+        nonlocal saved
+        plain(self, tensors, progress)
+        saved += 1
+        if saved == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        trained(params, checkpoint=checkpoint, steps=50)
+    monkeypatch.setattr(Checkpoint, "save", plain)
+    again = trained(params, checkpoint=checkpoint, steps=50)
+    assert (
+        f"going on after step {7 * (after - 1)}, from {checkpoint.path}\n"
+        in capsys.readouterr().out
+    )
+    for one, other in zip((network, averaged), again[:2], strict=True):
+        states = one.state_dict(), other.state_dict()
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert again[2] == records
