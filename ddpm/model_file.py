@@ -116,6 +116,25 @@ def load_denoiser(
     return denoiser, Scaling(mean, float(scale))
 
 
+def refuse_other_model(made_with: object, model: Path, path: Path, *, stage: str) -> None:
+    """Refuse what was made with another model than the one that lies there now.
+
+    Args:
+        made_with: The hash of the model that a file says it was made with, see `files.sha256`.
+        model: The present model.
+        path: The file, made by `stage`.
+        stage: For the message.
+
+    Raises:
+        UserError: If they are not the same.
+    """
+    if made_with != sha256(model, stage=_STAGE):
+        raise UserError(
+            f"{path} was made with another model than what is now in {model}; make it again with"
+            f" `dvc repro {stage}`"
+        )
+
+
 def _tensor(tensor: Tensor, *, like: Tensor) -> Tensor:
     if tensor.shape != like.shape or tensor.dtype != like.dtype:
         given, allowed = (

@@ -3,13 +3,16 @@
 import math
 import statistics
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ddpm.datasets import SPIRAL
+from ddpm.errors import UserError
 from ddpm.files import (
+    read_arrays,
     read_json,
     read_points,
     read_trajectories,
@@ -20,6 +23,7 @@ from ddpm.files import (
     write_json,
 )
 from ddpm.metrics import energy_distance, estimate, sliced_wasserstein
+from ddpm.model_file import refuse_other_model
 from ddpm.params import load
 from ddpm.runtime import stream
 from ddpm.subject import load_subject
@@ -50,6 +54,7 @@ def main() -> None:
     samples = torch.from_numpy(read_points(SAMPLES, stage="sample", n=n)).double()
     t, x, _ = read_trajectories(TRAJECTORIES, stage="sample")
     forward, measured = read_json(FORWARD, stage="diffuse"), read_json(MEASURED, stage="measure")
+    _refuse_mixture(samples, torch.from_numpy(x), measured)
     with reading(FORWARD, "diffuse"):
         prior_gap = float(forward["prior_gap"])
 
@@ -74,6 +79,18 @@ def main() -> None:
     across, up = torch.cat(list(shown.values())).T.tolist()
     sets = [name for name, points in shown.items() for _ in points]
     write_csv(SAMPLES_CSV, {"x": across, "y": up, "set": sets})
+
+
+def _refuse_mixture(samples: Tensor, x: Tensor, measured: dict[str, Any]) -> None:
+    """Refuse samples, trajectories and measurements that are not all of the present model."""
+    made_with = read_arrays(TRAJECTORIES, ("model",), stage="sample")["model"]
+    refuse_other_model(str(made_with), MODEL, TRAJECTORIES, stage="sample")
+    if not torch.equal(samples[: x.shape[1]], x[-1].double()):
+        raise UserError(
+            f"{SAMPLES} holds other points than {TRAJECTORIES} ends with; make both again with"
+            " `dvc repro sample`"
+        )
+    refuse_other_model(measured.pop("model", None), MODEL, MEASURED, stage="measure")
 
 
 def _on_the_curve(samples: Tensor, true_sets: list[Tensor]) -> dict[str, dict[str, float]]:

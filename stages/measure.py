@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ddpm.denoising import denoise
-from ddpm.files import read_points, write_arrays, write_csv, write_json
+from ddpm.files import read_points, sha256, write_arrays, write_csv, write_json
 from ddpm.measurement import (
     bound_totals,
     denoising_by_time,
@@ -73,6 +73,7 @@ def main() -> None:
             "denoising": denoising_totals(denoised),
             "likelihood": found | bound_totals(denoised, subject),
             "memory": remembered,
+            "model": sha256(MODEL, stage="train"),
         },
     )
     write_csv(DENOISING_CSV, denoising_by_time(denoised, T, _ROWS))

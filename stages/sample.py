@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ddpm.errors import UserError
-from ddpm.files import read_points, read_spacings, write_array, write_arrays
+from ddpm.files import read_points, read_spacings, sha256, write_array, write_arrays
 from ddpm.model_file import load_denoiser
 from ddpm.params import load
 from ddpm.reverse import Trajectories, draw_samples
@@ -51,6 +51,7 @@ def main() -> None:
     write_arrays(
         TRAJECTORIES,
         {
+            "model": np.array(sha256(MODEL, stage="train")),
             "t": np.array(kept.t),
             "x": scaling.to_data(kept.x).numpy(),
             "x0_hat": scaling.to_data(kept.x0_hat).numpy(),

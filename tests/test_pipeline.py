@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL, changed, shipped, write_params
+from filelock import FileLock
 from ruamel.yaml import YAML
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_structure import imported
 
 from ddpm.datasets import Scaling
@@ -320,6 +323,34 @@ def test_a_model_of_other_data_is_refused(finished: Path, tmp_path: Path) -> Non
             run(stage, folder)
 
 
+def test_what_was_made_with_another_model_is_refused(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    # The same recipe, as after a change of the code: other weights.
+    model = folder / "models/denoiser.safetensors"
+    with safe_open(model, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["ema.read_out.bias"] += 0.01
+    save_file(tensors, model, metadata=metadata)
+    told = r"{} was made with another model than what is now in models/.*; make it again with"
+    with pytest.raises(UserError, match=told.format(r"data/trajectories\.npz")):
+        run("evaluate", folder)
+    run("sample", folder)
+    with pytest.raises(UserError, match=told.format(r"data/measured\.json")):
+        run("evaluate", folder)
+    run("measure", folder)
+    run("evaluate", folder)
+
+
+def test_samples_of_another_run_are_refused(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    np.save(folder / "data/samples.npy", np.load(folder / "data/samples.npy")[::-1])
+    with pytest.raises(UserError, match=r"samples\.npy holds other points than data/trajectories"):
+        run("evaluate", folder)
+
+
 def by_hand(stage: str, folder: Path) -> subprocess.CompletedProcess[str]:
     for package in ("ddpm", "stages"):
         if not (folder / package).exists():
@@ -353,6 +384,31 @@ def test_success_by_hand_is_quiet_and_notes_its_time(finished: Path, tmp_path: P
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "sampling on cpu\n", "")
     assert json.loads((tmp_path / "reports/timings.json").read_text())["sample"] > 0
     assert files_in(finished)["data/samples.npy"] == files_in(tmp_path)["data/samples.npy"]
+
+
+def test_a_second_run_of_a_stage_in_the_same_folder_waits_for_the_first(
+    finished: Path, tmp_path: Path
+) -> None:
+    with_dependencies("generate", finished, tmp_path)
+    for package in ("ddpm", "stages"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    (tmp_path / "checkpoints").mkdir()
+    lock = FileLock(tmp_path / "checkpoints" / ".generate.lock")
+    with lock:
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "stages.generate"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert waiting.stdout is not None
+        said = waiting.stdout.readline()
+        assert said == "another process runs stage generate in this folder; waiting for its end\n"
+        assert not (tmp_path / "data" / "train.npy").exists()
+        assert waiting.poll() is None
+    assert waiting.wait(60) == 0
+    waiting.stdout.close()
+    assert files_in(finished)["data/train.npy"] == files_in(tmp_path)["data/train.npy"]
 
 
 def test_the_truth_is_that_of_the_data_the_model_was_trained_on(finished: Path) -> None:
