@@ -28,7 +28,7 @@ lint: .venv/dev ## Check format, style and types
 verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit
 	@.ci/verify
 
-seeds: .venv/runtime ## Measure how much every metric varies over seeds: reports/seeds.json
+seeds: .venv/runtime ## Measure how much every metric varies over seeds: benchmarks/seeds.json
 	@python -m benchmarks.seeds
 
 portable: .venv/runtime ## Prove that threads and vector width change no bit; with qemu-user, processors too

@@ -163,6 +163,8 @@ def main() -> None:
             )
             if different:
                 print(said)
+                print(git(folder, "diff", "HEAD", "--", "dvc.lock"))
+                git(folder, "checkout", "HEAD", "--", ".")
             same += not different
         print(f"{same} of {_KILLS} ended with the committed bits")
     sys.exit(same != _KILLS)

@@ -1,16 +1,17 @@
 """How much every metric varies over seeds, and whether another result is the same within that.
 
-python -m benchmarks.seeds                # `make seeds`: run ten seeds and write reports/seeds.json
+python -m benchmarks.seeds                # `make seeds`: run ten seeds, write benchmarks/seeds.json
 python -m benchmarks.seeds --judge LOCK   # what `make verify` says where the bits are others
 python -m benchmarks.seeds --stale        # whether the file belongs to dvc.lock
 
-A seed is a run of the pipeline with data, model, noise and true sets of its own. reports/seeds.json
-names the metrics of the dvc.lock that it belongs to, by their hashes there: code may change as long
-as the results do not.
+A seed is a run of the pipeline with data, model, noise and true sets of its own. The file names the
+metrics of the dvc.lock that it belongs to, by their hashes there: code may change as long as the
+results do not. In what a verdict says, its words count and its numbers do not.
 """
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -28,7 +29,7 @@ from ddpm.files import read_json, write_json
 
 _SEEDS = range(10)
 _WITHIN = 5
-_FILE = Path("reports/seeds.json")
+_FILE = Path("benchmarks/seeds.json")
 _LOCK = Path("dvc.lock")
 # Those that lead to a metric.
 _STAGES = (
@@ -64,7 +65,7 @@ def outputs_of(lock: Path) -> dict[str, str]:
 
 
 def belongs_to(lock: Path) -> dict[str, str]:
-    """What reports/seeds.json names of a lock: the hashes of its metrics."""
+    """What benchmarks/seeds.json names of a lock: the hashes of its metrics."""
     outputs = outputs_of(lock)
     return {path: outputs[path] for path in _METRICS}
 
@@ -106,17 +107,22 @@ def describe(values: list[Leaf]) -> str:
     """Mean and standard deviation over seeds; or the words that were seen."""
     if is_number(values[0]):
         return f"{statistics.mean(values):.6g}, sd {statistics.stdev(values):.2g}"  # type: ignore[type-var]
-    return " or ".join(sorted({json.dumps(value) for value in values}))
+    return " or ".join(sorted({json.dumps(words(value)) for value in values}))
 
 
 def is_number(value: Leaf) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def words(value: Leaf) -> Leaf:
+    """A verdict without its numbers."""
+    return re.sub(r"[-+]?\d\S*", "#", value) if isinstance(value, str) else value
+
+
 def seen(value: Leaf, values: list[Leaf]) -> bool:
     """Whether a value is one that another seed might have given."""
     if not is_number(value) or not all(map(is_number, values)):
-        return value in values
+        return words(value) in map(words, values)
     mean, sd = statistics.mean(values), statistics.stdev(values)  # type: ignore[type-var]
     # What is the same for all seeds may differ in its last digits.
     return abs(value - mean) <= max(_WITHIN * sd, 1e-9 * abs(mean))  # type: ignore[operator]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile
 
 import numpy as np
 from jaxtyping import Float32, Num
@@ -30,6 +30,7 @@ _UNREADABLE = (
     IndexError,
     AttributeError,
     RecursionError,
+    OverflowError,
     csv.Error,
     BadZipFile,
 )
@@ -155,8 +156,11 @@ def write_csv(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write one array as .npy."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
     with replacing(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
+        # NumPy itself, given a path, is silent about a disk that is full.
+        temporary.write_bytes(content.getvalue())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -200,7 +204,14 @@ def read_arrays(path: Path, names: Sequence[str], *, stage: str) -> dict[str, np
         arrays = np.load(file, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it holds one array, not several with names")
-        return {name: arrays[name] for name in names}
+        members = arrays.zip.infolist() if arrays.zip else []
+        if any(member.compress_type != ZIP_STORED for member in members):
+            raise ValueError("its arrays are compressed, and may be of any size")
+        try:
+            return {name: arrays[name] for name in names}
+        except MemoryError as error:
+            # A header that speaks of more than there is.
+            raise ValueError(str(error)) from None
 
 
 def read_trajectories(path: Path, *, stage: str) -> tuple[Times, Frames, Frames]:

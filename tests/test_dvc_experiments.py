@@ -126,10 +126,11 @@ def test_two_repros_and_an_experiment_at_once_end_well_or_with_a_clear_line(
     at_once = [("repro",), ("repro",), ("exp", "run", "--temp", "--name", "aside", "-S", "seed=4")]
     running = [project.start("dvc", *words) for words in at_once]
     outputs = [one.communicate(timeout=300)[0] for one in running]
+    # To queue -S, dvc edits the workspace's params.yaml for a moment: a stage may see it.
+    clear = ("is busy, it is being blocked by", "acquire lock", " was changed while stage ")
     for one, output in zip(running, outputs, strict=True):
         assert "Traceback" not in output
-        if one.returncode:
-            assert "is busy, it is being blocked by" in output or "acquire lock" in output, output
+        assert one.returncode == 0 or any(line in output for line in clear), output
     project.dvc("repro")
     after = project.outputs()
     project.dvc("repro", "--force")

@@ -143,7 +143,7 @@ def with_seeds(clone: Project, spread: float) -> None:
         for name, value in metrics.items()
     }
     lock = seeds.belongs_to(clone.root / "dvc.lock")
-    write_json(clone.root / "reports" / "seeds.json", {"lock": lock, "values": values})
+    write_json(clone.root / "benchmarks" / "seeds.json", {"lock": lock, "values": values})
     clone.commit("Measure how much the metrics vary over seeds")
 
 

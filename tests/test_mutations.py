@@ -1,0 +1,323 @@
+"""Nothing that stands in params.yaml or in a file ends in a traceback or costs an output.
+
+`make test` tries a few; MUTATIONS=200 python -m pytest tests/test_mutations.py tries two hundred
+params.yaml and half as many files.
+"""
+
+import importlib
+import io
+import json
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMALL, changed, shipped, write_params
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from test_pipeline import READS, STAGES, files_in, inside, outputs
+
+from ddpm.errors import UserError
+from ddpm.files import together
+from ddpm.samplers import SAMPLERS
+from ddpm.schedules import SCHEDULES
+from ddpm.spacings import OPTIMISED, SPACINGS
+
+MUTATIONS = int(os.environ.get("MUTATIONS", "16"))
+
+
+def run(stage: str) -> None:
+    """As stages.common.run does, but for the exit code."""
+    with together(lambda: None):
+        importlib.import_module(f"stages.{stage}").main()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    write_params(folder, changed(shipped(), **SMALL))
+    with inside(folder):
+        for stage in STAGES:
+            run(stage)
+    return folder
+
+
+def attempt(folder: Path, stages: list[str]) -> str | None:
+    """Run stages until one refuses, and see that it refuses well; what it said."""
+    with inside(folder):
+        for stage in stages:
+            before = files_in(folder)
+            said = None
+            try:
+                run(stage)
+            except UserError as error:
+                said = str(error)
+            if said is not None:
+                assert "\n" not in said
+                assert len(said) < 600
+                assert files_in(folder) == before
+                return said
+            after = files_in(folder)
+            assert set(after) == set(before)
+            assert {path for path in after if after[path] != before[path]} <= set(outputs(stage))
+    return None
+
+
+# Valid values and others; what is a size stays small, or is beyond all that is allowed.
+NUMBERS = st.one_of(
+    st.integers(-2, 45),
+    st.floats(-1, 5),
+    st.sampled_from([0, 1e-30, 1e-3, 0.999, 1, 1e12, 10**30, -(10**30), 2e-05]),
+    st.sampled_from([float("nan"), float("inf"), -0.0]),
+)
+NAMES = st.sampled_from([*SCHEDULES, *SAMPLERS, *SPACINGS, *OPTIMISED, "eps", "x0", "v", "cpu"])
+STRANGE = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(["3", "2e-5", "1 2 3", "0x10", "1_0", "nan", "yes", "~", "", "cuda", "5 5"]),
+    st.booleans(),
+    st.none(),
+    st.lists(st.integers(0, 3), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in tree.items():
+        names.append(prefix + key)
+        if isinstance(value, dict) and not prefix.endswith("cells."):
+            names += leaves(value, f"{prefix}{key}.")
+    return names
+
+
+PLACES = leaves(changed(shipped(), **SMALL))
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(PLACES),
+        st.sampled_from(["set", "set", "set", "remove", "add"]),
+        st.one_of(NUMBERS, NUMBERS, NAMES, STRANGE),
+    ),
+    min_size=1,
+    max_size=3,
+)
+ONE_EXAMPLE_EACH = settings(
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def mutated(changes: list[tuple[str, str, object]]) -> dict[str, Any]:
+    values = changed(shipped(), **SMALL)
+    for name, how, value in changes:
+        *sections, last = name.split(".")
+        target: Any = values
+        for section in sections:
+            target = target.get(section) if isinstance(target, dict) else None
+        if isinstance(target, dict):
+            if how == "remove":
+                target.pop(last, None)
+            else:
+                target[last + ("x" if how == "add" else "")] = value
+    return values
+
+
+@seed(0)
+@settings(ONE_EXAMPLE_EACH, max_examples=MUTATIONS * 3 // 4)
+@given(changes=CHANGES)
+def test_mutated_parameters_run_or_are_refused_in_one_line(
+    finished: Path, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, str, object]]
+) -> None:
+    folder = tmp_path_factory.mktemp("params") / "copy"
+    shutil.copytree(finished, folder)
+    write_params(folder, mutated(changes))
+    attempt(folder, list(STAGES))
+    shutil.rmtree(folder)
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """A few bytes flipped, lost, doubled or put in; or all from somewhere on."""
+    damage = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 5])):
+        at = chance.randrange(len(damage) + 1)
+        kind = chance.choice(["flip", "lose", "put", "double", "cut", "words"])
+        if kind == "flip" and at < len(damage):
+            damage[at] ^= 1 << chance.randrange(8)
+        elif kind == "lose":
+            del damage[at : at + chance.choice([1, 4, 200])]
+        elif kind == "put":
+            damage[at:at] = chance.randbytes(chance.choice([1, 8, 64]))
+        elif kind == "double":
+            damage[at:at] = damage[at : at + 80]
+        elif kind == "cut" and chance.random() < 0.3:
+            del damage[at:]
+        elif kind == "words":
+            damage[at:at] = chance.choice(
+                [b"\0", b"\t", b"\xff", b"- &a [*a]", b"{[" * 3000, b"1e999"]
+            )
+    return bytes(damage)
+
+
+@pytest.mark.parametrize("k", range(MUTATIONS // 4))
+def test_damaged_text_of_parameters_is_refused_in_one_line(
+    finished: Path, tmp_path: Path, k: int
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    path = folder / "params.yaml"
+    path.write_bytes(damaged(path.read_bytes(), random.Random(k)))
+    attempt(folder, ["check", "generate"])
+
+
+def array_bytes(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def claims(shape: str) -> bytes:
+    """A .npy file whose header speaks of more than there is."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"\0" * 80
+
+
+def zipped(members: dict[str, bytes], *, how: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", how) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def foreign(path: Path, names: list[str]) -> dict[str, bytes]:
+    """Files of strangers, under the name of one of ours."""
+    huge = "(123456789012, 2)"
+    values = json.dumps({"model": 1e308, "prior_gap": "nan", "optimised_truth": {"3": [10**400]}})
+    return {
+        "pickle": pickle.dumps({"x": 1}),
+        "huge header": (2**62).to_bytes(8, "little") + b"{}" * 40,
+        "huge array": claims(huge),
+        "negative array": claims("(-5, 2)"),
+        "huge members": zipped(dict.fromkeys(names, claims(huge))),
+        "bomb": zipped(
+            dict.fromkeys(names, array_bytes(np.zeros((1_000_000, 2), np.float32))),
+            how=zipfile.ZIP_DEFLATED,
+        ),
+        "nan": array_bytes(np.full((300, 2), np.nan, np.float32)),
+        "double": array_bytes(np.zeros((300, 2))),
+        "long": array_bytes(np.zeros((300, 3), np.float32)),
+        "integers": zipped(dict.fromkeys(names, array_bytes(np.arange(6)))),
+        "nans": zipped(dict.fromkeys(names, array_bytes(np.full((6, 120, 2), np.nan, np.float32)))),
+        "deep": b"[" * 100_000,
+        "values": values.encode(),
+        "strings": b'{"prior_gap": "x", "optimised_truth": {"3": ["3", "2", "1"], "4": "4321"}}',
+        "rows": b"t,loss,step\n1,2\n3\n",
+    }
+
+
+def members_of(path: Path) -> list[str]:
+    if path.suffix != ".npz":
+        return ["x"]
+    with np.load(path) as arrays:
+        return list(arrays)
+
+
+# Each is tried with each kind of damage in turn; stage `figures` reads many and is slow.
+PAIRS = [(stage, path) for stage, path in READS if stage != "check"]
+
+
+@pytest.mark.parametrize("k", range(MUTATIONS // 2))
+def test_a_mutated_file_is_used_or_refused_in_one_line(
+    finished: Path, tmp_path: Path, k: int
+) -> None:
+    chance = random.Random(k)
+    stage, name = PAIRS[(k * 7) % len(PAIRS)]
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    path = folder / name
+    strangers = foreign(path, members_of(path))
+    if k % 2:
+        path.write_bytes(list(strangers.values())[(k // 2) % len(strangers)])
+        assert attempt(folder, [stage]) is not None
+    elif k % 10 == 4:
+        _, other = chance.choice(PAIRS)
+        path.write_bytes((finished / other).read_bytes())
+        attempt(folder, [stage])
+    else:
+        path.write_bytes(damaged(path.read_bytes(), chance))
+        attempt(folder, [stage])
+
+
+class Trap:
+    """Unpickled, it leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self.trace),)
+
+
+KINDS = sorted({Path(name).suffix: (stage, name) for stage, name in PAIRS}.values())
+
+
+@pytest.mark.parametrize(("stage", "name"), KINDS)
+def test_loading_a_file_runs_nothing_that_it_holds(
+    finished: Path, tmp_path: Path, stage: str, name: str
+) -> None:
+    folder, trace = tmp_path / "copy", tmp_path / "trace"
+    shutil.copytree(finished, folder)
+    objects = np.array([Trap(trace)], dtype=object)
+    disguised = {
+        "plain": pickle.dumps(Trap(trace)),
+        "array": array_bytes(objects),
+        "members": zipped(dict.fromkeys(members_of(folder / name), array_bytes(objects))),
+    }
+    for content in disguised.values():
+        (folder / name).write_bytes(content)
+        assert attempt(folder, [stage]) is not None
+        assert not trace.exists()
+    pickle.loads(disguised["plain"])
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("stage", ["generate", "train", "sample", "figures"])
+def test_a_full_disk_is_told_in_one_line_and_earlier_outputs_stay(
+    finished: Path, tmp_path: Path, stage: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    for package in ("ddpm", "stages"):
+        (folder / package).symlink_to(ROOT / package)
+    before = files_in(folder)
+    largest = max((folder / path).stat().st_size for path in outputs(stage))
+
+    def fill() -> None:
+        # Writing fails in the middle of the largest output.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
+
+    ended = subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=folder,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": str(tmp_path)},
+        preexec_fn=fill,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
+    assert " cannot be written: File too large" in ended.stderr
+    after = {path: sha for path, sha in files_in(folder).items() if "checkpoints/" not in path}
+    assert after == before
