@@ -38,6 +38,8 @@ def _pin() -> None:
             stacklevel=3,
         )
     os.environ.update(pinned)
+    # NumPy refuses to load with both.
+    os.environ.pop("NPY_ENABLE_CPU_FEATURES", None)
 
 
 _pin()

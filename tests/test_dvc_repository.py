@@ -147,23 +147,21 @@ def with_seeds(clone: Project, spread: float) -> None:
     clone.commit("Measure how much the metrics vary over seeds")
 
 
-@pytest.mark.parametrize(("spread", "code"), [(0.5, 2), (1e-12, 1)])
 def test_other_bits_are_told_from_another_result_and_the_users_tree_is_left_alone(
-    clone: Project, tmp_path: Path, spread: float, code: int
+    clone: Project, tmp_path: Path
 ) -> None:
-    with_seeds(clone, spread)
+    with_seeds(clone, spread=0.5)
     # A machine that computes otherwise: its pi is another.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "sitecustomize.py").write_text("import math\nmath.pi += 1e-6\n")
     (clone.root / "params.yaml").write_text("a user's half-finished edit", encoding="utf-8")
     before = clone.git("status", "--porcelain")
-    output = clone.run(".ci/verify", code=code, environment={"PYTHONPATH": str(tmp_path / "other")})
+    output = clone.run(".ci/verify", code=2, environment={"PYTHONPATH": str(tmp_path / "other")})
     assert "verify: uncommitted changes are left out" in output
-    assert ("gave other bits, and the same result" in output) == (code == 2)
-    assert ("gave other bits, and another result" in output) == (code == 1)
+    assert "gave other bits, and the same result" in output
     assert "\n  data/train.npy\n" in output
     assert "reports/metrics.json: samples.energy_distance.value: " in output
-    assert ("  NO  reports/metrics.json: " in output) == (code == 1)
+    assert "  NO  " not in output
     assert clone.git("status", "--porcelain") == before
     assert not (clone.root / "data").exists()
 

@@ -66,7 +66,12 @@ def test_the_arithmetic_is_pinned_whatever_the_user_has_set() -> None:
     seen = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={"OMP_NUM_THREADS": "2", "ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "AVX2"},
+        env={
+            "OMP_NUM_THREADS": "2",
+            "ATEN_CPU_CAPABILITY": "default",
+            "MKL_CBWR": "AVX2",
+            "NPY_ENABLE_CPU_FEATURES": "AVX512F",
+        },
         capture_output=True,
         text=True,
         check=True,
