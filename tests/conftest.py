@@ -1,5 +1,6 @@
 """Shared fixtures; shapes in signatures are checked at run time in every test."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def changed(values: dict[str, Any], **changes: object) -> dict[str, Any]:
         if value is None:
             del target[last]
         else:
-            target[last] = value
+            target[last] = copy.deepcopy(value)
     return values
 
 

@@ -59,8 +59,8 @@ def users_of(package: str) -> set[str]:
 
 
 def test_only_params_reads_yaml_and_only_figures_draws() -> None:
-    # provenance reads dvc.yaml.
-    assert users_of("ruamel") == {"params", "provenance"}
+    # provenance reads dvc.yaml, before dvc.lock.
+    assert users_of("ruamel") == {"params", "provenance", "before"}
     assert users_of("yaml") == set()
     assert users_of("matplotlib") == {"figures", "figures_truth"}
 
