@@ -7,11 +7,13 @@ import itertools
 import json
 import math
 import os
+import reprlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import ZIP_STORED, BadZipFile
+from typing import IO, Any, NamedTuple
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 from jaxtyping import Float32, Num
@@ -22,18 +24,12 @@ Points = Float32[np.ndarray, "n 2"]
 Times = Num[np.ndarray, " k"]
 Frames = Float32[np.ndarray, "k n 2"]
 
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-    csv.Error,
-    BadZipFile,
-)
+# Bytes, of which no stage writes more. Text takes some twenty times as much in memory.
+_MOST_ARRAYS, _MOST_TEXT = 2**30, 2**26
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class _Held(NamedTuple):
@@ -180,9 +176,8 @@ def read_points(path: Path, *, stage: str, n: int | None = None) -> Points:
     Raises:
         UserError: If it is missing, truncated, or anything but finite float32 of shape (n, 2).
     """
-    with reading(path, stage):
-        # A memory map compares the header's size with the file's before anything is allocated.
-        points = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    with reading(path, stage), path.open("rb") as file:
+        points = _array(file, path.stat().st_size)
         if points.dtype != np.float32 or points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"{points.dtype} of shape {points.shape}, not float32 of shape (n, 2)")
         if not len(points):
@@ -198,20 +193,44 @@ def read_arrays(path: Path, names: Sequence[str], *, stage: str) -> dict[str, np
     """Read the named arrays of an .npz file.
 
     Raises:
-        UserError: If the file is missing or truncated, or lacks one of the arrays.
+        UserError: If the file is missing or truncated, lacks one of the arrays, or one holds
+            anything but text and finite real numbers.
     """
-    with reading(path, stage), path.open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array, not several with names")
-        members = arrays.zip.infolist() if arrays.zip else []
-        if any(member.compress_type != ZIP_STORED for member in members):
-            raise ValueError("its arrays are compressed, and may be of any size")
-        try:
-            return {name: arrays[name] for name in names}
-        except MemoryError as error:
-            # A header that speaks of more than there is.
-            raise ValueError(str(error)) from None
+    arrays = {}
+    with reading(path, stage), ZipFile(path) as archive:
+        held = set(archive.namelist())
+        for name in names:
+            if f"{name}.npy" not in held:
+                raise KeyError(name)
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type != ZIP_STORED:
+                raise ValueError("its arrays are compressed, and may be of any size")
+            with archive.open(member) as file:
+                array = arrays[name] = _array(file, member.file_size)
+            if array.dtype.kind not in "iufU":
+                raise ValueError(f"its {name} is {array.dtype}, not numbers or text")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"its {name} holds values that are not finite")
+    return arrays
+
+
+def _array(file: io.BufferedIOBase | IO[bytes], size: int) -> np.ndarray:
+    """The array of a .npy file of so many bytes: exactly those that its header speaks of."""
+    if size > _MOST_ARRAYS:
+        raise ValueError(f"{size} bytes are more than any stage writes")
+    try:
+        with warnings.catch_warnings():
+            # Of a header that is only nearly one.
+            warnings.simplefilter("error")
+            shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+    except MemoryError:
+        # The parser's stack, not the machine's memory.
+        raise ValueError("its header is nested too deeply") from None
+    told, left = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if told != left:
+        raise ValueError(f"its header speaks of {told} bytes, but there are {left}")
+    file.seek(0)
+    return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def read_trajectories(path: Path, *, stage: str) -> tuple[Times, Frames, Frames]:
@@ -229,8 +248,8 @@ def read_trajectories(path: Path, *, stage: str) -> tuple[Times, Frames, Frames]
             if points.dtype != np.float32 or points.ndim != 3 or points.shape[::2] != (len(t), 2):
                 given = f"{points.dtype} of shape {points.shape}"
                 raise ValueError(f"{given}, not float32 of shape ({len(t)}, m, 2)")
-            if x.shape != points.shape or not np.isfinite(points).all():
-                raise ValueError("its x and x0_hat differ in size or are not finite")
+            if x.shape != points.shape:
+                raise ValueError("its x and x0_hat differ in size")
     return t, x, x0_hat
 
 
@@ -241,7 +260,7 @@ def read_rows(path: Path, *, stage: str) -> list[dict[str, str]]:
         UserError: If the file is missing, cut off, or holds no rows.
     """
     with reading(path, stage):
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
         if not text.endswith("\n"):
             raise ValueError("its last line is cut off")
         rows = list(csv.DictReader(io.StringIO(text)))
@@ -271,7 +290,7 @@ def read_json(path: Path, *, stage: str) -> dict[str, Any]:
         UserError: If the file is missing or does not hold one.
     """
     with reading(path, stage):
-        values = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite)
+        values = json.loads(_text(path), parse_float=_finite)
         if not isinstance(values, dict):
             raise ValueError("it does not hold a JSON object")
         # Python's reader allows NaN and Infinity, which no stage writes.
@@ -289,10 +308,28 @@ def read_spacings(path: Path, *, stage: str) -> dict[str, dict[str, list[float]]
     with reading(path, stage):
         for by_steps in values.values():
             for steps, times in by_steps.items():
-                falls = all(float(t) > float(s) for t, s in itertools.pairwise((*times, 0)))
+                falls = all(t > s for t, s in itertools.pairwise((*map(number, times), 0)))
                 if len(times) != int(steps) or not falls:
                     raise ValueError(f"its times for {steps} steps are not as many that fall")
     return values
+
+
+def number(value: object) -> float:
+    """A value of JSON that must be a finite number.
+
+    Raises:
+        ValueError: If it is not: neither text nor true is one.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{reprlib.repr(value)} is not a finite number")
+    return float(value)
+
+
+def _text(path: Path) -> str:
+    size = path.stat().st_size
+    if size > _MOST_TEXT:
+        raise ValueError(f"{size} bytes are more than any stage writes")
+    return path.read_text(encoding="utf-8")
 
 
 def _finite(text: str) -> float:
@@ -312,11 +349,14 @@ def reading(path: Path, stage: str) -> Iterator[None]:
     remedy = f"make it with `dvc repro {stage}`"
     try:
         yield
+    except (UserError, MemoryError):
+        raise
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {remedy}") from None
     except KeyError as error:
         raise UserError(f"{path} has no {error}; {remedy}") from None
-    except _UNREADABLE as error:
+    except Exception as error:
+        # Readers of damaged files raise what they like, tokenize.TokenError for one.
         brief = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be used ({brief}); {remedy}") from None
 
@@ -327,5 +367,5 @@ def sha256(path: Path, *, stage: str) -> str:
     Raises:
         UserError: If the file cannot be read.
     """
-    with reading(path, stage):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    with reading(path, stage), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

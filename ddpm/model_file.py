@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -99,18 +99,17 @@ def load_denoiser(
     network = ResidualMLP(params.model, schedule.T)
     recipe = recipe_of(params, data)
     with reading(path, _STAGE):
-        try:
-            with safe_open(path, framework="pt") as file:
-                saved = json.loads((file.metadata() or {})["recipe"])
-                _refuse_other(saved, recipe, path, data)
-                state = {
-                    name: _tensor(file.get_tensor(f"ema.{name}"), like=tensor)
-                    for name, tensor in network.state_dict().items()
-                }
-                mean = _tensor(file.get_tensor("scaling.mean"), like=torch.empty(2).double())
-                scale = _tensor(file.get_tensor("scaling.scale"), like=torch.empty(()).double())
-        except SafetensorError as error:
-            raise ValueError(str(error)) from None
+        with safe_open(path, framework="pt") as file:
+            saved = json.loads((file.metadata() or {})["recipe"])
+            _refuse_other(saved, recipe, path, data)
+            state = {
+                name: _tensor(file, f"ema.{name}", like=tensor)
+                for name, tensor in network.state_dict().items()
+            }
+            mean = _tensor(file, "scaling.mean", like=torch.empty(2).double())
+            scale = _tensor(file, "scaling.scale", like=torch.empty(()).double())
+        if not scale > 0:
+            raise ValueError(f"its scaling.scale is {float(scale):g} but should be above 0")
     network.load_state_dict(state)
     denoiser = Denoiser(network.to(device).eval(), prediction, schedule, torch.float32)
     return denoiser, Scaling(mean, float(scale))
@@ -135,15 +134,16 @@ def refuse_other_model(made_with: object, model: Path, path: Path, *, stage: str
         )
 
 
-def _tensor(tensor: Tensor, *, like: Tensor) -> Tensor:
-    if tensor.shape != like.shape or tensor.dtype != like.dtype:
-        given, allowed = (
-            f"{tensor.dtype} {tuple(tensor.shape)}",
-            f"{like.dtype} {tuple(like.shape)}",
-        )
-        raise ValueError(f"a tensor is {given} but should be {allowed}")
+def _tensor(file: Any, name: str, *, like: Tensor) -> Tensor:  # noqa: ANN401 - it has no types
+    shape = tuple(file.get_slice(name).get_shape())
+    if shape != like.shape:
+        # It is not read, as it may be of any size.
+        raise ValueError(f"its {name} is of shape {shape} but should be of {tuple(like.shape)}")
+    tensor: Tensor = file.get_tensor(name)
+    if tensor.dtype != like.dtype:
+        raise ValueError(f"its {name} is {tensor.dtype} but should be {like.dtype}")
     if not bool(tensor.isfinite().all()):
-        raise ValueError("it holds values that are not finite")
+        raise ValueError(f"its {name} holds values that are not finite")
     return tensor
 
 

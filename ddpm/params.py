@@ -167,6 +167,16 @@ class Attribute(Settings):
     tolerance: Tolerance
 
 
+def _leaf(value: object) -> object:
+    # Aliases make a tree that is small in YAML and endless to whoever walks it.
+    if isinstance(value, dict | list):
+        raise ValueError("should be a number or a name")
+    return value
+
+
+Sections = dict[str, dict[str, Annotated[Any, AfterValidator(_leaf)]]]
+
+
 class Params(Settings):
     """All of params.yaml."""
 
@@ -177,8 +187,8 @@ class Params(Settings):
     device: str
     data: Data
     diffusion: Diffusion
-    schedules: dict[str, dict[str, Any]]
-    samplers: dict[str, dict[str, Any]]
+    schedules: Sections
+    samplers: Sections
     model: Model
     train: Train
     sample: Sample
@@ -213,7 +223,8 @@ def load(path: Path = PARAMS_FILE) -> Params:
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or type(error).__name__
         raise UserError(f"{path} is not valid YAML{place}: {problem}; correct it there") from None
-    except (ValueError, RecursionError) as error:
+    except Exception as error:
+        # What its tags are put on may make ruamel.yaml raise anything: `!!bool 3` a KeyError.
         raise UserError(
             f"{path} is not valid YAML: {_first_line(error)}; correct it there"
         ) from None

@@ -114,7 +114,13 @@ def moments(
                 f"sample.steps is {steps} but {spacing} has been optimised for {allowed}; change"
                 f" sample.steps, or add {steps} to optimise.steps in {PARAMS_FILE}"
             )
-        return list(by_steps[str(steps)])
+        times = list(by_steps[str(steps)])
+        if times[0] > schedule.T:
+            raise UserError(
+                f"{spacing} for {steps} steps starts at t = {times[0]:g} but the schedule has"
+                f" T = {schedule.T}; optimise it again with `dvc repro optimise`"
+            )
+        return times
     chosen = SPACINGS[choose_spacing("sample.spacing", spacing)]
     if chosen.uses_log_snr:
         refuse_no_signal(schedule, f"spacing {spacing}")

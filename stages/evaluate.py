@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ddpm.datasets import SPIRAL
 from ddpm.errors import UserError
 from ddpm.files import (
+    number,
     read_arrays,
     read_json,
     read_points,
@@ -56,7 +57,7 @@ def main() -> None:
     forward, measured = read_json(FORWARD, stage="diffuse"), read_json(MEASURED, stage="measure")
     _refuse_mixture(samples, torch.from_numpy(x), measured)
     with reading(FORWARD, "diffuse"):
-        prior_gap = float(forward["prior_gap"])
+        prior_gap = number(forward["prior_gap"])
 
     truth = SPIRAL.sample(n, noise, generator=stream(seed, "evaluate/truth"))
     null = stream(seed, "evaluate/null")

@@ -60,6 +60,7 @@ def main() -> None:
     drawn["training"] = figures.training_curve(training)
     with reading(OPTIMAL, "evaluate"):
         optimal = read_arrays(OPTIMAL, ("x0_best",), stage="evaluate")["x0_best"]
+        _refuse_misfits({"x0_best": optimal}, {"x0_best": x.shape})
         drawn["reverse"] = figures.reverse_process(
             x[moments], x0_hat[moments], optimal[moments], [labels[k] for k in moments]
         )
@@ -77,6 +78,7 @@ def main() -> None:
     with reading(FIELDS, "measure"):
         score, density = _FIELDS["score"], _FIELDS["density"]
         fields = read_arrays(FIELDS, (*score, *density), stage="measure")
+        _refuse_misfits(fields, _shapes(fields))
         drawn["score"] = figures_truth.score_fields(*(fields[name] for name in score))
         drawn["density"] = figures_truth.densities(
             density_caption, *(fields[name] for name in density)
@@ -90,6 +92,7 @@ def main() -> None:
             for row in rows
         ]
         points = read_arrays(COMPARED, keys, stage="compare")
+        _refuse_misfits(points, {key: (len(points[key]), 2) for key in keys})
         drawn["few_steps"] = figures_truth.few_steps(points, _few(keys))
     attribution = read_json(ATTRIBUTION, stage="attribute")
     with reading(ATTRIBUTION, "attribute"):
@@ -99,6 +102,30 @@ def main() -> None:
         figures.save(figure, REPORTS / f"{name}.png")
     padded = [f"t = {moment:4g}" for moment in t]
     figures.reverse_animation(x, x0_hat, optimal, padded, REPORTS / "reverse.gif")
+
+
+def _shapes(fields: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Those that the fields should have, by the model's."""
+    k, n = fields["score_model"].shape[:2]
+    side = len(fields["density_model"])
+    return {
+        "score_t": (k,),
+        "score_sigma": (k,),
+        "score_at": (n, 2),
+        "score_truth": (k, n, 2),
+        "score_model": (k, n, 2),
+        "score_log_density": (k, n),
+        "density_truth": (side, side),
+        "density_model": (side, side),
+        "density_reach": (),
+    }
+
+
+def _refuse_misfits(arrays: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+    for name, shape in shapes.items():
+        given = arrays[name]
+        if given.shape != shape or given.dtype.kind != "f":
+            raise ValueError(f"its {name} is {given.dtype} {given.shape}, not float {shape}")
 
 
 def _few(keys: list[str]) -> list[list[str]]:

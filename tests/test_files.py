@@ -1,3 +1,6 @@
+import io
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -5,10 +8,13 @@ import pytest
 
 from ddpm.errors import UserError
 from ddpm.files import (
+    number,
     read_arrays,
     read_csv,
     read_json,
     read_points,
+    read_rows,
+    read_spacings,
     replacing,
     sha256,
     write_array,
@@ -143,3 +149,90 @@ def test_json_never_holds_what_is_not_a_number(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(UserError, match="does not hold a JSON object"):
         read_json(tmp_path / "a.json", stage="x")
+
+
+def test_what_is_larger_than_any_stage_writes_is_not_read(tmp_path: Path) -> None:
+    for name, read in (("a.json", read_json), ("a.csv", read_rows), ("a.npy", read_points)):
+        with (tmp_path / name).open("wb") as file:
+            file.write(b"\x93NUMPY\x01\x00")
+            # Without a block on disk.
+            file.truncate(2**40)
+        with pytest.raises(UserError, match="bytes are more than any stage writes"):
+            read(tmp_path / name, stage="x")
+
+
+@pytest.mark.parametrize("shape", ["(10**13, 2)", "(300, 2", "(3L, 2)", "-" * 7000, "(" * 9000])
+def test_a_header_that_is_none_is_told_in_one_line(tmp_path: Path, shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+    (tmp_path / "a.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+    with pytest.raises(UserError, match="cannot be used"):
+        read_points(tmp_path / "a.npy", stage="x")
+    with pytest.raises(UserError, match="cannot be used"):
+        read_arrays(tmp_path / "a.npz", ["x"], stage="x")
+
+
+def test_a_member_that_claims_more_than_it_has_allocates_nothing(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (2**30, 2)}
+    )
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+    tracemalloc.start()
+    with pytest.raises(UserError, match="speaks of 8589934592 bytes, but there are 0"):
+        read_arrays(tmp_path / "a.npz", ["x"], stage="x")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+# Of the central directory: version needed, encrypted, patched, strongly encrypted, compressed.
+@pytest.mark.parametrize(("at", "value"), [(6, 255), (8, 1), (8, 32), (8, 64), (10, 8), (10, 99)])
+def test_an_archive_of_another_kind_is_refused(tmp_path: Path, at: int, value: int) -> None:
+    path = tmp_path / "a.npz"
+    write_arrays(path, {"x": POINTS})
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + at] = value
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be used"):
+        read_arrays(path, ["x"], stage="x")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([1.0, np.nan]), "its x holds values that are not finite"),
+        (np.array([1j]), "its x is complex128, not numbers or text"),
+        (np.array(["2020"], "M8[Y]"), "not numbers or text"),
+    ],
+)
+def test_arrays_of_anything_but_numbers_and_text_are_refused(
+    tmp_path: Path, array: np.ndarray, message: str
+) -> None:
+    write_arrays(tmp_path / "a.npz", {"x": array})
+    with pytest.raises(UserError, match=message):
+        read_arrays(tmp_path / "a.npz", ["x"], stage="x")
+
+
+@pytest.mark.parametrize("times", ['["2", "1"]', "[true, false]", '"21"', "[1, 2]", "[2, null]"])
+def test_times_that_are_not_falling_numbers_are_refused(tmp_path: Path, times: str) -> None:
+    (tmp_path / "a.json").write_text(f'{{"optimised_truth": {{"2": {times}}}}}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.json cannot be used .*dvc repro optimise"):
+        read_spacings(tmp_path / "a.json", stage="optimise")
+
+
+@pytest.mark.parametrize("value", ["nan", "1", True, None, [1.0], float("inf"), 10**400])
+def test_what_is_no_number_is_not_taken_for_one(value: object) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        number(value)
+
+
+def test_a_message_is_one_line_that_can_be_printed_however_long_what_it_quotes() -> None:
+    said = str(UserError("a\nb\x1b[2J" + "x" * 10_000 + "; make it with `dvc repro train`"))
+    assert said.isprintable()
+    assert len(said) < 600
+    assert said.startswith("a b [2Jxx")
+    assert said.endswith("make it with `dvc repro train`")

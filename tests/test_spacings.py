@@ -79,6 +79,8 @@ def test_optimised_times_come_from_their_file() -> None:
             UserError, match=rf"sample\.steps is 3 but {name} has been optimised for 2; ch"
         ):
             moments(name, schedule, 3, optimised)
+        with pytest.raises(UserError, match=r"starts at t = 100 but the schedule has T = 50; opti"):
+            moments(name, shipped_schedule("linear", 50), 2, optimised)
 
 
 def test_times_that_cannot_be_are_refused() -> None:
