@@ -3,8 +3,8 @@
 A clone at small sizes is run once and committed. Then, twenty times, all outputs and DVC's cache
 are removed, `dvc repro` is started and killed with SIGKILL at a random moment: ten times with its
 whole process group, ten times alone, so that the stage it had started lives on. Then
-`dvc repro` is repeated until it succeeds and the orphan has ended, as a user would. `make kills`:
-about fifteen minutes.
+what `make repro` runs is repeated until it succeeds and the orphan has ended, as a user would. Run
+as `make kills`: about fifteen minutes.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.small import write_small_params
+from benchmarks.copies import SIZES, write_changed_params
 
 _KILLS = 20
 _PATIENCE = 600
@@ -111,15 +111,14 @@ def kill(folder: Path, moment: float, *, group: bool) -> tuple[str, list[psutil.
 def recover(folder: Path, orphans: list[psutil.Process]) -> tuple[int, str]:
     """Repeat `dvc repro` until it succeeds and no orphan lives; how often, and its last words."""
     deadline = time.monotonic() + _PATIENCE
-    said = ""
-    for attempt in range(1, 1000):
+    attempts, said = 0, ""
+    while True:
         ended = repro(folder)
-        said += ended.stdout
+        attempts, said = attempts + 1, said + ended.stdout
         alive = any(orphan.is_running() for orphan in orphans)
         if (ended.returncode == 0 and not alive) or time.monotonic() > deadline:
-            return attempt, said
+            return attempts, said
         time.sleep(0.5)
-    raise AssertionError("unreachable")
 
 
 def main() -> None:
@@ -127,7 +126,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "clone"
         git(Path.cwd(), "clone", "--quiet", ".", str(folder))
-        write_small_params(folder, {"train.steps": _TRAINING_STEPS})
+        write_changed_params(folder, SIZES | {"train.steps": _TRAINING_STEPS})
         start = time.perf_counter()
         first = repro(folder)
         if first.returncode:

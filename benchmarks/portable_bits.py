@@ -31,13 +31,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from benchmarks.small import write_small_params
+from benchmarks.copies import SIZES, write_changed_params
 
 _ROOT = Path(__file__).parents[1]
 
-# Beyond benchmarks/small.py: the shipped network but for two of its three blocks, and the shipped
+# Beyond benchmarks/copies.py: the shipped network but for two of its three blocks, and the shipped
 # batch, for the shipped shapes of the matrix products; enough points for every kind of work to be
 # cut into blocks that threads share; and few steps, as an emulated processor does some fifty
 # million operations a second.
@@ -93,11 +91,10 @@ class Condition:
     model: str | None = None
 
     def __str__(self) -> str:
-        variables = " ".join(f"{name}={value!r}" for name, value in self.environment.items())
         return " ".join(
             [
                 f"{self.threads} thread{'s' * (self.threads > 1)}",
-                *([variables.replace("'", "")] if variables else []),
+                *(f"{name}={value}" for name, value in self.environment.items()),
                 *([f"emulated {self.model}"] if self.model else []),
             ]
         )
@@ -107,6 +104,7 @@ _VARIABLES = (
     {"ATEN_CPU_CAPABILITY": "avx2"},
     {"ATEN_CPU_CAPABILITY": "avx512"},
     {"ATEN_CPU_CAPABILITY": "default"},
+    {"MKL_CBWR": "AVX2"},
     {"MKL_CBWR": "AVX512"},
     {"ONEDNN_MAX_CPU_ISA": "SSE41"},
     {"NPY_DISABLE_CPU_FEATURES": "X86_V3"},
@@ -123,30 +121,20 @@ class SkippedError(Exception):
     """A condition that cannot be had here, and why."""
 
 
-def pipeline() -> dict[str, list[str]]:
-    """The outputs of every stage, in the order of dvc.yaml."""
-    stages = YAML(typ="safe", pure=True).load((_ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    return {
-        name: [
-            out if isinstance(out, str) else next(iter(out))
-            for kind in ("outs", "metrics", "plots")
-            for out in stage.get(kind, [])
-        ]
-        for name, stage in stages["stages"].items()
-    }
-
-
 def hashes(condition: Condition) -> dict[str, str]:
     """Run the short pipeline under a condition; the hash of each file by its path.
 
     Raises:
         SkippedError: If the emulator does not know the processor, or that lacks AVX2.
     """
-    outputs = pipeline()
+    # Not at the top: it imports NumPy, and what a child of `--cost` pins must come before.
+    from ddpm.provenance import pipeline
+
+    stages = pipeline()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_small_params(folder, _SIZES)
-        command = ["--child", str(condition.threads), *outputs]
+        write_changed_params(folder, SIZES | _SIZES)
+        command = ["--child", str(condition.threads), *stages]
         threads = {name: str(condition.threads) for name in _ONE}
         ended = _child(
             command, folder, threads | dict(condition.environment), _emulator(condition.model)
@@ -156,8 +144,8 @@ def hashes(condition: Condition) -> dict[str, str]:
         if ended.returncode:
             raise SystemExit(f"error: {condition} ended with {ended.returncode}: {_said(ended)}")
         return {
-            path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
-            for path in sorted(path for paths in outputs.values() for path in paths)
+            str(path): hashlib.sha256((folder / path).read_bytes()).hexdigest()
+            for path in sorted(path for stage in stages.values() for path in stage.outs)
         }
 
 

@@ -12,7 +12,6 @@ results do not. In what a verdict says, its words count and its numbers do not.
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from benchmarks.copies import copy_code, write_changed_params
 from ddpm.errors import UserError
 from ddpm.files import read_json, write_json
 
@@ -74,11 +74,8 @@ def run_seed(seed: int) -> dict[str, Leaf]:
     """Run the stages in a copy, with this seed, on the CPU; its metrics."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for package in ("ddpm", "stages"):
-            shutil.copytree(package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-        params = Path("params.yaml").read_text(encoding="utf-8")
-        first, rest = params.split("seed: 0\n")
-        (folder / "params.yaml").write_text(f"{first}seed: {seed}\n{rest}", encoding="utf-8")
+        copy_code(folder)
+        write_changed_params(folder, {"seed": seed})
         for stage in _STAGES:
             subprocess.run(
                 [sys.executable, "-m", f"stages.{stage}"],

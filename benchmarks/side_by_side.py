@@ -5,7 +5,6 @@ make it ten to thirty times. Run as `make benchmark`: rounds alternate, and medi
 """
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -13,18 +12,18 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.copies import copy_code, write_changed_params
+
 _ROUNDS = 3
 _STAGES = ("generate", "train", "optimise", "sample", "diffuse")
 # A tenth of the training; all else as shipped.
-_SHORTER = ("  steps: 6000", "  steps: 600")
+_SHORTER = {"train.steps": 600}
 
 
 def experiment(folder: Path) -> subprocess.Popen[bytes]:
     """Start the stages that make and sample a model, one after the other, in a copy."""
-    for package in ("ddpm", "stages"):
-        shutil.copytree(package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    text = Path("params.yaml").read_text(encoding="utf-8")
-    (folder / "params.yaml").write_text(text.replace(*_SHORTER), encoding="utf-8")
+    copy_code(folder)
+    write_changed_params(folder, _SHORTER)
     line = " && ".join(f"{sys.executable} -m stages.{stage}" for stage in _STAGES)
     return subprocess.Popen(["/bin/sh", "-c", line], cwd=folder, stdout=subprocess.DEVNULL)
 

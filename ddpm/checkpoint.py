@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -81,14 +81,11 @@ class Checkpoint:
             return None
 
     def _load(self, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata["key"] != self.key:
-                    raise ValueError("it is of other parameters, code or data")
-                tensors = {name: file.get_tensor(name) for name in sorted(like)}
-        except SafetensorError as error:
-            raise ValueError(str(error)) from None
+        with safe_open(self.path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata["key"] != self.key:
+                raise ValueError("it is of other parameters, code or data")
+            tensors = {name: file.get_tensor(name) for name in sorted(like)}
         if metadata["sha256"] != _digest(tensors, metadata["progress"]):
             raise ValueError("it is damaged")
         for name, tensor in tensors.items():

@@ -7,8 +7,9 @@ looks again just before its outputs take their places.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -19,82 +20,92 @@ from ddpm.params import PARAMS_FILE, load
 _PIPELINE = Path("dvc.yaml")
 
 
-class Declared(NamedTuple):
-    """What dvc.yaml lists for a stage: files it reads, parameters it tracks, files it writes."""
+@dataclass(frozen=True)
+class Declared:
+    """What dvc.yaml lists for a stage.
 
+    Attributes:
+        stage: Its name.
+        deps: Files that it reads, its code among them.
+        params: Parameters that it tracks, as written there: `schedules.${schedule}`.
+        outs: Files that it writes.
+    """
+
+    stage: str
     deps: list[str]
     params: list[str]
     outs: list[Path]
 
+    def used(self, code: Mapping[str, str]) -> dict[str, object]:
+        """The values of the parameters and the hashes of the files, as they are now.
+
+        Args:
+            code: Hashes of modules, by path, to take instead of those of the present files: as they
+                were when they were imported.
+
+        Raises:
+            UserError: If the parameters are not allowed.
+        """
+        used: dict[str, object] = {}
+        if self.params:
+            values = load().model_dump()
+            for entry in self.params:
+                name = re.sub(r"\$\{(.*?)\}", lambda found: str(_value(values, found[1])), entry)
+                used[name] = values if entry == str(PARAMS_FILE) else _value(values, name)
+        for path in self.deps:
+            present = sha256(Path(path), stage=self.stage) if Path(path).exists() else None
+            used[path] = code.get(path) or present
+        return used
+
+    def refuse_change(self, before: Mapping[str, object]) -> None:
+        """Refuse to go on if what the stage uses is no longer what it was.
+
+        Args:
+            before: See `used`.
+
+        Raises:
+            UserError: If a parameter or a file has changed.
+        """
+        try:
+            now = self.used({})
+        except UserError as error:
+            raise UserError(_refusal(str(PARAMS_FILE), self.stage) + f" ({error})") from None
+        names = before.keys() | now.keys()
+        different = sorted(name for name in names if before.get(name) != now.get(name))
+        if different:
+            raise UserError(_refusal(different[0], self.stage))
+
+
+def pipeline() -> dict[str, Declared]:
+    """All stages of dvc.yaml, in its order; none where there is no such file."""
+    if not _PIPELINE.exists():
+        return {}
+    stages = YAML(typ="safe", pure=True).load(_PIPELINE.read_text(encoding="utf-8"))["stages"]
+    return {
+        stage: Declared(
+            stage,
+            _names(entry, "deps"),
+            _names(entry, "params"),
+            [Path(out) for kind in ("outs", "metrics", "plots") for out in _names(entry, kind)],
+        )
+        for stage, entry in stages.items()
+    }
+
 
 def declared(stage: str) -> Declared:
-    """The stage in dvc.yaml; nothing where there is none, as there is then no lock either."""
-    if not _PIPELINE.exists():
-        return Declared([], [], [])
-    stages = YAML(typ="safe", pure=True).load(_PIPELINE.read_text(encoding="utf-8"))["stages"]
-    entry = stages.get(stage, {})
-    outs = [out for kind in ("outs", "metrics", "plots") for out in _names(entry.get(kind, []))]
-    return Declared(
-        _names(entry.get("deps", [])), _names(entry.get("params", [])), [Path(out) for out in outs]
-    )
+    """The stage in dvc.yaml; nothing if it is not there, as there is then no lock either."""
+    return pipeline().get(stage, Declared(stage, [], [], []))
 
 
-def _names(items: list[Any]) -> list[str]:
-    return [item if isinstance(item, str) else next(iter(item)) for item in items]
-
-
-def used_by(stage: str, code: Mapping[str, str]) -> dict[str, object]:
-    """The values of the parameters that a stage tracks and the hashes of the files it depends on.
-
-    Args:
-        stage: Its name in dvc.yaml.
-        code: Hashes of modules, by path, to take instead of those of the present files: as they
-            were when they were imported.
-
-    Raises:
-        UserError: If the parameters are not allowed.
-    """
-    deps, params, _ = declared(stage)
-    used: dict[str, object] = {}
-    if params:
-        values = load().model_dump()
-        for entry in params:
-            name = re.sub(r"\$\{(.*?)\}", lambda found: str(_value(values, found[1])), entry)
-            used[name] = values if entry == str(PARAMS_FILE) else _value(values, name)
-    for path in deps:
-        used[path] = code.get(path) or _hash(Path(path), stage)
-    return used
+def _names(entry: Mapping[str, Any], kind: str) -> list[str]:
+    """Entries of a list in dvc.yaml, with or without options."""
+    return [item if isinstance(item, str) else next(iter(item)) for item in entry.get(kind, [])]
 
 
 def _value(values: Any, name: str) -> object:  # noqa: ANN401 - a tree of mappings
     for part in name.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
-
-
-def _hash(path: Path, stage: str) -> str | None:
-    return sha256(path, stage=stage) if path.exists() else None
-
-
-def refuse_change(stage: str, before: Mapping[str, object]) -> None:
-    """Refuse to go on if what a stage uses is no longer what it was.
-
-    Args:
-        stage: Its name in dvc.yaml.
-        before: See `used_by`.
-
-    Raises:
-        UserError: If a parameter or a file has changed.
-    """
-    try:
-        now = used_by(stage, {})
-    except UserError as error:
-        raise UserError(_refusal(str(PARAMS_FILE), stage) + f" ({error})") from None
-    different = sorted(
-        name for name in before.keys() | now.keys() if before.get(name) != now.get(name)
-    )
-    if different:
-        raise UserError(_refusal(different[0], stage))
 
 
 def _refusal(name: str, stage: str) -> str:

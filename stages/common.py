@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from ddpm.errors import UserError
 from ddpm.files import read_json, sweep, together, write_json
-from ddpm.provenance import declared, refuse_change, used_by
+from ddpm.provenance import declared
 from stages import CODE
 
 PARAMS_OK = Path("data/params.ok")
@@ -48,14 +48,14 @@ def run(main: Callable[[], None]) -> None:
     its start. The seconds that it took go to reports/timings.json, which git and DVC ignore.
     """
     start = time.perf_counter()
-    stage = Path(sys.argv[0]).stem
-    with reporting(), _alone(stage):
-        used = used_by(stage, CODE)
-        for path in declared(stage).outs:
+    stage = declared(Path(sys.argv[0]).stem)
+    with reporting(), _alone(stage.stage):
+        used = stage.used(CODE)
+        for path in stage.outs:
             sweep(path)
-        with together(ready=lambda: refuse_change(stage, used)):
+        with together(ready=lambda: stage.refuse_change(used)):
             main()
-    _note_time(stage, time.perf_counter() - start)
+    _note_time(stage.stage, time.perf_counter() - start)
 
 
 @contextmanager

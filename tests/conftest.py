@@ -1,6 +1,9 @@
 """Shared fixtures; shapes in signatures are checked at run time in every test."""
 
-import copy
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,13 @@ import ddpm  # noqa: E402, F401, I001
 import torch  # noqa: E402
 from ruamel.yaml import YAML  # noqa: E402
 
-from benchmarks.small import SIZES  # noqa: E402
+from benchmarks.copies import SIZES, changed  # noqa: E402
 from ddpm.params import Params  # noqa: E402
+from ddpm.provenance import pipeline  # noqa: E402
 from ddpm.schedules import SCHEDULES, Schedule, make_schedule  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
-# Every size as small as it can be while every stage still does all that it does.
 SMALL = SIZES
 
 
@@ -29,20 +32,6 @@ def shipped() -> dict[str, Any]:
     """The committed params.yaml as plain values."""
     values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     assert isinstance(values, dict)
-    return values
-
-
-def changed(values: dict[str, Any], **changes: object) -> dict[str, Any]:
-    """Set dotted parameters, such as `**{"train.lr": 1}`; None removes one."""
-    for name, value in changes.items():
-        *sections, last = name.split(".")
-        target = values
-        for section in sections:
-            target = target[section]
-        if value is None:
-            del target[last]
-        else:
-            target[last] = copy.deepcopy(value)
     return values
 
 
@@ -55,6 +44,33 @@ def write_params(folder: Path, values: dict[str, Any]) -> Path:
 
 def shipped_schedule(name: str, T: int = 1000) -> Schedule:
     return make_schedule(name, SCHEDULES[name].model_validate(shipped()["schedules"][name]), T)
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def run(stage: str, folder: Path) -> None:
+    with inside(folder):
+        importlib.import_module(f"stages.{stage}").main()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage has run, at small sizes; to be copied, not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_params(folder, changed(shipped(), **SMALL))
+    with inside(ROOT):
+        stages = pipeline()
+    for stage in stages:
+        run(stage, folder)
+    return folder
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 params.yaml and half as many files.
 """
 
-import importlib
 import io
 import json
 import math
@@ -27,38 +26,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, changed, shipped, write_params
+from conftest import ROOT, SMALL, changed, inside, run, shipped, write_params
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from test_pipeline import READS, STAGES, files_in, inside, outputs
+from test_pipeline import READS, STAGES, files_in, outputs
 
 from ddpm.errors import UserError
 from ddpm.files import together
 from ddpm.process import PREDICTIONS
-from ddpm.provenance import used_by
+from ddpm.provenance import declared
 from ddpm.samplers import SAMPLERS
 from ddpm.schedules import SCHEDULES
 from ddpm.spacings import OPTIMISED, SPACINGS
 
 MUTATIONS = int(os.environ.get("MUTATIONS", "16"))
-
-
-def run(stage: str) -> None:
-    """As stages.common.run does, but for the exit code."""
-    with together(lambda: None):
-        importlib.import_module(f"stages.{stage}").main()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    write_params(folder, changed(shipped(), **SMALL))
-    with inside(folder):
-        for stage in STAGES:
-            run(stage)
-    return folder
 
 
 def attempt(folder: Path, stages: list[str]) -> str | None:
@@ -68,7 +51,9 @@ def attempt(folder: Path, stages: list[str]) -> str | None:
             before = files_in(folder)
             said = None
             try:
-                run(stage)
+                # As stages.common.run does, but for the exit code.
+                with together(lambda: None):
+                    run(stage, folder)
             except UserError as error:
                 said = str(error)
             if said is not None:
@@ -260,8 +245,8 @@ def test_a_strange_value_of_yaml_is_refused_in_one_line(
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
 
     def start() -> None:
-        used_by("train", {})
-        run("check")
+        declared("train").used({})
+        run("check", tmp_path)
 
     with inside(tmp_path), pytest.raises(UserError) as refused:
         start()

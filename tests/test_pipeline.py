@@ -3,19 +3,16 @@
 import hashlib
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, changed, shipped, write_params
+from conftest import ROOT, SMALL, changed, inside, run, shipped, write_params
 from filelock import FileLock
 from ruamel.yaml import YAML
 from safetensors import safe_open
@@ -101,37 +98,12 @@ def test_what_is_in_git_and_what_is_not() -> None:
     assert ignored == [path for stage in STAGES for path in STAGES[stage]["outs"]]
 
 
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def run(stage: str, folder: Path) -> None:
-    with inside(folder):
-        importlib.import_module(f"stages.{stage}").main()
-
-
 def files_in(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage has run, at small sizes."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_params(folder, changed(shipped(), **SMALL))
-    for stage in STAGES:
-        run(stage, folder)
-    return folder
 
 
 def with_dependencies(stage: str, finished: Path, folder: Path) -> Path:

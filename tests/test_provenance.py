@@ -8,7 +8,7 @@ from conftest import ROOT, changed, shipped, write_params
 
 from ddpm.errors import UserError
 from ddpm.files import afterwards, sweep, together, write_text
-from ddpm.provenance import declared, refuse_change, used_by
+from ddpm.provenance import declared
 
 PIPELINE = """
 stages:
@@ -36,18 +36,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_a_stage_uses_is_what_dvc_yaml_lists(folder: Path) -> None:
     assert declared("one").outs == [Path("a.npy"), Path("b.csv")]
-    used = used_by("one", {"code.py": "as imported"})
+    used = declared("one").used({"code.py": "as imported"})
     assert list(used) == ["seed", "schedules.linear", "train", "code.py", "points.npy"]
     assert used["schedules.linear"] == shipped()["schedules"]["linear"]
     assert used["code.py"] == "as imported"
-    assert used_by("none", {}) == {}
+    assert declared("none").used({}) == {}
     (folder / "dvc.yaml").unlink()
-    assert used_by("one", {}) == {}
+    assert declared("one").used({}) == {}
 
 
 @pytest.mark.parametrize("stage", ["one", "all"])
 def test_what_has_not_changed_is_not_refused(folder: Path, stage: str) -> None:
-    refuse_change(stage, used_by(stage, {}))
+    declared(stage).refuse_change(declared(stage).used({}))
 
 
 def edit(**changes: object) -> Callable[[Path], None]:
@@ -69,19 +69,19 @@ def edit(**changes: object) -> Callable[[Path], None]:
 def test_a_change_is_refused_in_one_line(
     folder: Path, change: Callable[[Path], None], named: str
 ) -> None:
-    used = used_by("one", {})
+    used = declared("one").used({})
     change(folder)
     with pytest.raises(UserError, match=rf"^{named} was changed while stage one ran, so ") as told:
-        refuse_change("one", used)
+        declared("one").refuse_change(used)
     assert "\n" not in str(told.value)
 
 
 def test_a_change_of_what_the_stage_does_not_use_is_none_of_its_business(folder: Path) -> None:
-    used, everything = used_by("one", {}), used_by("all", {})
+    used, everything = declared("one").used({}), declared("all").used({})
     write_params(folder, changed(shipped(), **{"sample.steps": 3}))
-    refuse_change("one", used)
+    declared("one").refuse_change(used)
     with pytest.raises(UserError, match=r"^params\.yaml was changed while stage all ran"):
-        refuse_change("all", everything)
+        declared("all").refuse_change(everything)
 
 
 def test_outputs_take_their_places_together_or_not_at_all(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
-"""The pipeline at small sizes: every stage does all that it does, in seconds."""
+"""The pipeline in a folder of its own, at other parameters."""
 
+import copy
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+# Every size as small as it can be while every stage still does all that it does.
 SIZES: dict[str, Any] = {
     "data.n_train": 300,
     "data.n_test": 200,
@@ -48,15 +51,29 @@ SIZES: dict[str, Any] = {
 }
 
 
-def write_small_params(folder: Path, changes: Mapping[str, Any] | None = None) -> None:
-    """Write the present params.yaml at small sizes to a folder, with further dotted changes."""
+def copy_code(folder: Path) -> None:
+    """Copy what the stages run, without what git ignores."""
+    for package in ("ddpm", "stages"):
+        shutil.copytree(package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def write_changed_params(folder: Path, changes: Mapping[str, object]) -> None:
+    """Write the present params.yaml, with dotted changes, to a folder."""
     yaml = YAML()
     values = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
-    for name, value in (SIZES | dict(changes or {})).items():
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(changed(values, **changes), file)
+
+
+def changed(values: dict[str, Any], **changes: object) -> dict[str, Any]:
+    """Set dotted parameters, such as `**{"train.lr": 1}`; None removes one."""
+    for name, value in changes.items():
         *sections, last = name.split(".")
         target = values
         for section in sections:
             target = target[section]
-        target[last] = value
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(values, file)
+        if value is None:
+            del target[last]
+        else:
+            target[last] = copy.deepcopy(value)
+    return values
