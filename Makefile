@@ -15,7 +15,7 @@ help: ## List the targets
 setup: .venv/runtime ## Create .venv and install requirements.txt
 
 repro: .venv/runtime ## Run the pipeline: what is up to date is not run again
-	@python -m stages.before && dvc repro
+	@python -m stages.preflight && dvc repro
 
 test: .venv/dev ## Pass the tests
 	@python -m pytest -n 2 --dist loadfile
@@ -53,7 +53,7 @@ lock: ## Resolve pyproject.toml's ranges into requirements.txt and requirements-
 	@.ci/lock $(PYTHON)
 
 clean: ## Remove .venv and the tools' caches; data, models, reports and DVC's cache stay
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dvc_plots
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info dvc_plots
 	@find ddpm stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/runtime: requirements.txt

@@ -1,3 +1,3 @@
 """Timings and wider measurements, by hand; no test asserts a time."""
 
-import ddpm  # noqa: F401 - before torch: it pins the arithmetic
+import stages  # noqa: F401 - before torch: it pins the arithmetic

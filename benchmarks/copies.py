@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+import yaml
 
-# Every size as small as it can be while every stage still does all that it does.
+from stages.common.yaml_loader import load_yaml
+
+# Every size is as small as possible while every stage still does all of its work.
 SIZES: dict[str, Any] = {
     "data.n_train": 300,
     "data.n_test": 200,
     "diffusion.T": 30,
-    "model.width": 16,
-    "model.blocks": 1,
-    "model.fourier_features": 8,
-    "model.time_features": 4,
+    "networks.mlp.width": 16,
+    "networks.mlp.blocks": 1,
+    "networks.mlp.fourier_features": 8,
+    "networks.mlp.time_features": 4,
     "train.steps": 40,
     "train.batch": 32,
     "train.warmup": 5,
@@ -26,19 +28,19 @@ SIZES: dict[str, Any] = {
     "sample.block": 100,
     "sample.trajectories": 120,
     "sample.frames": 6,
-    "evaluate.null_pairs": 3,
-    "evaluate.directions": 8,
-    "evaluate.n_denoising": 40,
-    "evaluate.n_likelihood": 60,
-    "evaluate.n_exact": 20,
-    "evaluate.n_memory": 20,
-    "evaluate.tolerance": 1e-3,
-    "evaluate.density_grid": 12,
-    "optimise.steps": "3 4",
-    "optimise.n": 20,
-    "optimise.tolerance": 1e-3,
-    "compare.n": 40,
-    "compare.cells": {
+    "measure_samples.null_pairs": 3,
+    "measure_samples.directions": 8,
+    "measure_model.n_denoising": 40,
+    "measure_model.n_likelihood": 60,
+    "measure_model.n_exact": 20,
+    "measure_model.n_memory": 20,
+    "measure_model.tolerance": 1e-3,
+    "measure_model.density_grid": 12,
+    "optimise_spacings.steps": "3 4",
+    "optimise_spacings.n": 20,
+    "optimise_spacings.tolerance": 1e-3,
+    "compare_samplers.n": 40,
+    "compare_samplers.cells": {
         "ddpm/trailing": 5,
         "heun/karras": "5 9",
         "dpmpp_2m/trailing": "3 4 5",
@@ -46,8 +48,8 @@ SIZES: dict[str, Any] = {
         "unipc/optimised_model": 3,
         "ode/trailing": 1,
     },
-    "attribute.n": 100,
-    "attribute.tolerance": 1e-2,
+    "attribute_error.n": 100,
+    "attribute_error.tolerance": 1e-2,
 }
 
 
@@ -59,10 +61,9 @@ def copy_code(folder: Path) -> None:
 
 def write_changed_params(folder: Path, changes: Mapping[str, object]) -> None:
     """Write the present params.yaml, with dotted changes, to a folder."""
-    yaml = YAML()
-    values = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(changed(values, **changes), file)
+    values = changed(load_yaml(Path("params.yaml").read_text(encoding="utf-8")), **changes)
+    text = yaml.safe_dump(values, sort_keys=False)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
 
 
 def changed(values: dict[str, Any], **changes: object) -> dict[str, Any]:

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import torch
 
-from ddpm.comparison import Cell, plan, sampled
-from ddpm.datasets import SPIRAL
-from ddpm.metrics import energy_distance
-from ddpm.optimise import optimised_spacings
-from ddpm.params import Params, load
-from ddpm.samplers import SAMPLERS, sampler_of
-from ddpm.spacings import OPTIMISED
-from ddpm.subject import Subject, load_subject
+from ddpm.core.params import Params
+from ddpm.reference.distances import energy_distance
+from ddpm.reference.model_under_test import ModelUnderTest, load_model_under_test
+from ddpm.sampling.spacings import OPTIMISED
+from ddpm.studies.optimised_spacings import optimised_spacings
+from ddpm.studies.sampler_comparison import Cell, plan, sample_cell
 from stages import generate, train
+from stages.common.outputs import completing
+from stages.common.params import load_params
+from stages.common.sampler import sampler_of
 
 _CHOSEN_ON, _SCORED_ON = range(5), range(5, 10)
 _N = 10_000
@@ -34,58 +35,60 @@ _CANDIDATES = [
 Row = tuple[str, str, int, str]
 
 
-def trained(params: Params, folder: Path) -> Subject:
-    """Data and model of a seed, made by the pipeline's own stages in a folder."""
+def train_seed(params: Params, folder: Path) -> ModelUnderTest:
+    """Make data and model of a seed in a folder, by the pipeline's own stages."""
     data, model = folder / "train.npy", folder / "model.safetensors"
     for stage in (generate, train):
-        stage.load = lambda: params
+        stage.load_params = lambda: params
     generate.TRAIN, generate.TEST = data, folder / "test.npy"
     train.TRAIN, train.TEST = data, folder / "test.npy"
     train.MODEL, train.TRAINING_CSV = model, folder / "training.csv"
-    generate.main()
-    train.main()
-    return load_subject(model, params, data)
+    train.CHECKPOINTS = folder
+    for stage in (generate, train):
+        with completing():
+            stage.main()
+    return load_model_under_test(model)
 
 
-def distances(params: Params, subject: Subject) -> dict[Row, float]:
+def distances(params: Params, model: ModelUnderTest) -> dict[Row, float]:
     """Energy distance of every candidate, with the network and with the exact denoiser."""
-    schedule = subject.denoiser.schedule
-    wanted = params.optimise
-    sampler = sampler_of(params, schedule, wanted.sampler)
+    settings = params.optimise_spacings
+    sampler = sampler_of(params, model.schedule, settings.sampler)
     spacings = optimised_spacings(
-        subject, sampler, _EVALUATIONS, n=wanted.n, tolerance=wanted.tolerance
+        model, sampler, _EVALUATIONS, n=settings.n, tolerance=settings.tolerance
     )
-    true = SPIRAL.sample(
-        _N, subject.noise, generator=torch.Generator().manual_seed(10_000 + subject.seed)
-    )
-    found = {}
+    samplers = {name: sampler_of(params, model.schedule, name) for name, _ in _CANDIDATES}
+    generator = torch.Generator().manual_seed(10_000 + model.seed)
+    true_set = model.dataset.sample(_N, generator=generator)
+    energies = {}
     for name, spacing in _CANDIDATES:
         for evaluations in _EVALUATIONS:
-            ready, times = plan(Cell(name, spacing, evaluations), subject, params, spacings)
-            denoisers = {"network": subject.denoiser, "exact": subject.truth.denoiser}
-            for which, denoiser in denoisers.items():
-                points, cost = sampled(subject, ready, times, denoiser, _N)
+            cell = Cell(name, spacing, evaluations)
+            cell_sampler, times = plan(cell, samplers, model.schedule, spacings)
+            denoisers = {"network": model.denoiser, "exact": model.exact.denoiser}
+            for denoiser_name, denoiser in denoisers.items():
+                points, cost = sample_cell(model, cell_sampler, times, denoiser, _N)
                 assert cost == evaluations
-                found[name, spacing, evaluations, which] = energy_distance(points, true).value
-    return found
+                energy = energy_distance(points, true_set).value
+                energies[name, spacing, evaluations, denoiser_name] = energy
+    return energies
 
 
-def mean(found: Iterable[dict[Row, float]], row: Row) -> tuple[float, float]:
-    values = [one[row] for one in found]
+def mean(seeds: Iterable[dict[Row, float]], row: Row) -> tuple[float, float]:
+    values = [energies[row] for energies in seeds]
     return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
 
 
 def main() -> None:
-    assert all(name in SAMPLERS for name, _ in _CANDIDATES)
-    params = load()
+    params = load_params()
 
     def run(seed: int) -> dict[Row, float]:
         seeded = params.model_copy(update={"seed": seed, "device": "cpu"})
         with tempfile.TemporaryDirectory() as folder:
-            return distances(seeded, trained(seeded, Path(folder)))
+            return distances(seeded, train_seed(seeded, Path(folder)))
 
-    found = [run(seed) for seed in (*_CHOSEN_ON, *_SCORED_ON)]
-    chosen_on, scored_on = found[: len(_CHOSEN_ON)], found[len(_CHOSEN_ON) :]
+    seeds = [run(seed) for seed in (*_CHOSEN_ON, *_SCORED_ON)]
+    chosen_on, scored_on = seeds[: len(_CHOSEN_ON)], seeds[len(_CHOSEN_ON) :]
     print("| evaluations | sampler | spacing | denoiser | seeds 0-4 | seeds 5-9 | |")
     print("|---|---|---|---|---|---|---|")
     for evaluations in _EVALUATIONS:

@@ -29,16 +29,16 @@ _FOLDERS = ("data", "models", "reports")
 _TRAINING_STEPS = 8000
 # What may be told of a recovery, by what it says.
 _NOTES = {
-    "going on after step": "training resumed",
+    "resuming training after step": "training resumed",
     "another process runs stage": "waited for the orphan",
-    "half-written": "half-written file set aside",
+    "was cut off": "cut-off file moved aside",
 }
 
 
 def repro(folder: Path) -> subprocess.CompletedProcess[str]:
     """What `make repro` runs."""
     return subprocess.run(
-        ["/bin/sh", "-c", "python -m stages.before && dvc repro"],
+        ["/bin/sh", "-c", "python -m stages.preflight && dvc repro"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -111,13 +111,13 @@ def kill(folder: Path, moment: float, *, group: bool) -> tuple[str, list[psutil.
 def recover(folder: Path, orphans: list[psutil.Process]) -> tuple[int, str]:
     """Repeat `dvc repro` until it succeeds and no orphan lives; how often, and its last words."""
     deadline = time.monotonic() + _PATIENCE
-    attempts, said = 0, ""
+    attempts, output = 0, ""
     while True:
         ended = repro(folder)
-        attempts, said = attempts + 1, said + ended.stdout
+        attempts, output = attempts + 1, output + ended.stdout
         alive = any(orphan.is_running() for orphan in orphans)
         if (ended.returncode == 0 and not alive) or time.monotonic() > deadline:
-            return attempts, said
+            return attempts, output
         time.sleep(0.5)
 
 
@@ -145,7 +145,7 @@ def main() -> None:
                 moment = chance.uniform(0, seconds)
                 hit = kill(folder, moment, group=group)
             stage, orphans = hit
-            attempts, said = recover(folder, orphans)
+            attempts, output = recover(folder, orphans)
             now = outputs(folder)
             different = sorted(
                 path
@@ -153,7 +153,7 @@ def main() -> None:
                 if committed.get(path) != now.get(path)
             )
             different += git(folder, "status", "--porcelain").splitlines()
-            notes = [note for sign, note in _NOTES.items() if sign in said]
+            notes = [note for sign, note in _NOTES.items() if sign in output]
             print(
                 f"kill {k + 1:2d} of {'the process group' if group else 'dvc alone':17} after"
                 f" {moment:5.1f} s in {stage}: {', '.join([f'{attempts} repro', *notes])},"
@@ -161,7 +161,7 @@ def main() -> None:
                 flush=True,
             )
             if different:
-                print(said)
+                print(output)
                 print(git(folder, "diff", "HEAD", "--", "dvc.lock"))
                 git(folder, "checkout", "HEAD", "--", ".")
             same += not different

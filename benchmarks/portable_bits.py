@@ -2,7 +2,7 @@
 
 A short pipeline, all stages in one process, is run in a temporary folder under each of a table of
 conditions: numbers of threads; variables in the user's environment that ask for other arithmetic,
-which `ddpm` must overrule; and with `--emulate` processors of both vendors and of several
+which `stages` must overrule; and with `--emulate` processors of both vendors and of several
 generations, as qemu-x86_64 emulates them. One line each compares the hashes of all files that
 dvc.yaml lists as outputs with those of the first condition. With `--cost`: the time that one
 training step takes as shipped and with less pinned.
@@ -44,33 +44,36 @@ _SIZES: dict[str, Any] = {
     "data.n_train": 100,
     "data.n_test": 100,
     "diffusion.T": 22,
-    "model.width": 64,
-    "model.blocks": 1,
-    "model.fourier_features": 32,
-    "model.time_features": 16,
+    "networks.mlp.width": 64,
+    "networks.mlp.blocks": 1,
+    "networks.mlp.fourier_features": 32,
+    "networks.mlp.time_features": 16,
     "train.steps": 12,
     "train.batch": 512,
     "train.log_every": 6,
     "sample.n": 1100,  # metrics take 1,024 rows a block
     "sample.steps": 8,
     "sample.block": 150,
-    "evaluate.directions": 40,  # 16 a block
-    "evaluate.n_denoising": 260,  # 250 a block
-    "evaluate.n_likelihood": 504,  # the flow takes 500 a block
-    "evaluate.tolerance": 1e-2,
-    "evaluate.density_grid": 8,
+    "measure_samples.directions": 40,  # 16 a block
+    "measure_model.n_denoising": 260,  # 250 a block
+    "measure_model.n_likelihood": 504,  # the flow takes 500 a block
+    "measure_model.tolerance": 1e-2,
+    "measure_model.density_grid": 8,
 }
 # Sizes that no parameter sets: of the pictures, and of points whose memory is tested.
 _CONSTANTS = {
     "diffuse": {"_FRAMES": 8},
-    "measure": {"_MEMORY_POINTS": 50, "_SCORE_GRID": 32},  # the exact density takes 1,000 a block
+    "measure_model": {
+        "_MEMORY_POINTS": 50,
+        "_SCORE_GRID": 32,
+    },  # the exact density takes 1,000 a block
 }
 _THREADS = (1, 2, 3, 4, 8)
 _MODELS = ("Haswell", "Skylake-Client", "EPYC", "EPYC-Rome")
 _EMULATOR = "qemu-x86_64"
 _NO_AVX2 = 42
 
-# For `--cost`: what each child is given in place of what `ddpm` pins.
+# For `--cost`: what each child is given in place of what `stages` pins.
 _COST_STEPS, _COST_ROUNDS = 600, 3
 _ONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _AVX2 = {"ATEN_CPU_CAPABILITY": "avx2"}
@@ -128,9 +131,9 @@ def hashes(condition: Condition) -> dict[str, str]:
         SkippedError: If the emulator does not know the processor, or that lacks AVX2.
     """
     # Not at the top: it imports NumPy, and what a child of `--cost` pins must come before.
-    from ddpm.provenance import pipeline
+    from stages.common.lineage import read_pipeline
 
-    stages = pipeline()
+    stages = read_pipeline()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_changed_params(folder, SIZES | _SIZES)
@@ -142,7 +145,7 @@ def hashes(condition: Condition) -> dict[str, str]:
         if ended.returncode == _NO_AVX2:
             raise SkippedError(f"{_EMULATOR} -cpu {condition.model} has no AVX2")
         if ended.returncode:
-            raise SystemExit(f"error: {condition} ended with {ended.returncode}: {_said(ended)}")
+            raise SystemExit(f"error: {condition} ended with {ended.returncode}: {_tail(ended)}")
         return {
             str(path): hashlib.sha256((folder / path).read_bytes()).hexdigest()
             for path in sorted(path for stage in stages.values() for path in stage.outs)
@@ -164,7 +167,7 @@ def _child(
     )
 
 
-def _said(ended: subprocess.CompletedProcess[str]) -> str:
+def _tail(ended: subprocess.CompletedProcess[str]) -> str:
     """Its last words; the emulator warns of each feature that it lacks, for each thread."""
     lines = [line for line in ended.stderr.splitlines() if not line.startswith(_EMULATOR)]
     return "\n".join(lines[-20:])
@@ -195,15 +198,17 @@ def run_stages(threads: int, stages: Sequence[str]) -> None:
 
     if platform.machine() == "x86_64" and not np._core._multiarray_umath.__cpu_features__["AVX2"]:
         sys.exit(_NO_AVX2)
-    runtime = importlib.import_module("ddpm.runtime")
-    runtime.cores = lambda: threads
+    compute = importlib.import_module("ddpm.core.compute")
+    compute.cores = lambda: threads
+    outputs = importlib.import_module("stages.common.outputs")
     for stage in stages:
         start = time.perf_counter()
         module = importlib.import_module(f"stages.{stage}")
         for name, size in _CONSTANTS.get(stage, {}).items():
             assert hasattr(module, name), f"stages/{stage}.py has no {name} any more"
             setattr(module, name, size)
-        module.main()
+        with outputs.completing():
+            module.main()
         print(f"{stage} {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
 
 
@@ -247,16 +252,16 @@ def machine() -> str:
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def train_steps(pinned: Mapping[str, str]) -> None:
     """In the child: print the milliseconds, passed and computed, of a training step as shipped.
 
-    `ddpm` has pinned the arithmetic when this package was imported, but torch has not yet read it.
+    `stages` pinned the arithmetic when this package was imported, but torch has not yet read it.
     """
     assert not {"numpy", "torch"} & sys.modules.keys()
     for name in _TRIED:
@@ -265,21 +270,23 @@ def train_steps(pinned: Mapping[str, str]) -> None:
 
     import torch
 
-    from ddpm.datasets import SPIRAL, Scaling
-    from ddpm.denoiser import ResidualMLP
-    from ddpm.params import load
-    from ddpm.process import PREDICTIONS
-    from ddpm.schedules import schedule_of
-    from ddpm.training import Task, train
+    from ddpm.data.datasets import DATASETS
+    from ddpm.data.scaling import Scaling
+    from ddpm.diffusion.predictions import PREDICTIONS
+    from ddpm.networks.registry import NETWORKS
+    from ddpm.training.loop import Task, train
+    from stages.common.params import load_params, select
+    from stages.common.schedule import schedule_of
 
-    params = load()
+    params = load_params()
     task = Task(schedule_of(params), PREDICTIONS[params.prediction])
     generator = torch.Generator().manual_seed(0)
-    points = SPIRAL.sample(params.data.n_train, params.data.noise, generator=generator).float()
-    points = Scaling.of(points).to_model(points)
+    dataset = select(params, "dataset", DATASETS)
+    points = dataset.sample(params.data.n_train, generator=generator).float()
+    points = Scaling.from_points(points).to_model(points)
     for steps in (_COST_STEPS // 10, _COST_STEPS):
-        network = ResidualMLP(params.model, task.schedule.T)
-        network.initialise(generator=generator)
+        settings = select(params, "network", NETWORKS)
+        network = settings.create(task.schedule.T, generator=generator)
         settings = params.train.model_copy(update={"steps": steps})
         start, computed = time.perf_counter(), time.process_time()
         train(network, task, points, points, settings=settings, seed=0)
@@ -289,16 +296,16 @@ def train_steps(pinned: Mapping[str, str]) -> None:
 
 def cost() -> None:
     """Print the time of a training step for each way to pin; rounds alternate."""
-    found: dict[str, list[list[float]]] = {name: [] for name in _COSTS}
+    times: dict[str, list[list[float]]] = {name: [] for name in _COSTS}
     for _ in range(_COST_ROUNDS):
-        for name, rounds in found.items():
+        for name, rounds in times.items():
             ended = _child(["--train", name], _ROOT, {}, [])
             if ended.returncode:
-                raise SystemExit(f"error: training ended with {ended.returncode}: {_said(ended)}")
+                raise SystemExit(f"error: training ended with {ended.returncode}: {_tail(ended)}")
             rounds.append([float(word) for word in ended.stdout.split()])
     print(f"a training step, median of {_COST_ROUNDS} runs of {_COST_STEPS} steps")
     shipped = None
-    for name, rounds in found.items():
+    for name, rounds in times.items():
         passed, computed = (statistics.median(column) for column in zip(*rounds, strict=True))
         shipped = shipped or (passed, computed)
         print(

@@ -7,14 +7,23 @@ python -m benchmarks.samplers --full   # `make compare-full`: every sampler, spa
 import sys
 from pathlib import Path
 
-from ddpm.comparison import COLUMNS, Cell, Judge, cells_to_run, compare
-from ddpm.errors import UserError
-from ddpm.files import read_rows, read_spacings, write_csv
-from ddpm.params import load
-from ddpm.samplers import SAMPLERS
-from ddpm.spacings import OPTIMISED, SPACINGS
-from ddpm.subject import load_subject
-from stages.common import MODEL, SAMPLERS_CSV, SPACINGS_FILE, TRAIN
+from ddpm.core.errors import UserError
+from ddpm.reference.model_under_test import load_model_under_test
+from ddpm.sampling.registry import SAMPLERS
+from ddpm.sampling.spacings import OPTIMISED, SPACINGS
+from ddpm.studies.sampler_comparison import (
+    COLUMNS,
+    Cell,
+    SampleEvaluator,
+    compare,
+    steps_of,
+    valid_cells,
+)
+from stages.common.files import read_spacings
+from stages.common.outputs import completing
+from stages.common.params import load_params, select
+from stages.common.paths import MODEL, SAMPLERS_CSV, SPACINGS_FILE
+from stages.common.tables import read_table, write_table
 
 _FULL = Path("reports/samplers_full.csv")
 _BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
@@ -23,34 +32,44 @@ _BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
 def table() -> None:
     print("| sampler | spacing | evaluations | denoiser | energy distance |")
     print("|---|---|---|---|---|")
-    for row in read_rows(SAMPLERS_CSV, stage="compare"):
-        cell = " | ".join(row[name] for name in ("sampler", "spacing", "evaluations", "denoiser"))
-        value, se = float(row["energy_distance"]), float(row["energy_distance_se"])
-        print(f"| {cell} | {value:.5f} ± {se:.5f} |")
+    columns = ["sampler", "spacing", "evaluations", "denoiser"]
+    text = ["sampler", "spacing", "denoiser"]
+    rows = read_table(SAMPLERS_CSV, columns, stage="compare_samplers", text=text)
+    for _, row in rows.iterrows():
+        cell = " | ".join(str(row[name]) for name in columns)
+        print(f"| {cell} | {row['energy_distance']:.5f} ± {row['energy_distance_se']:.5f} |")
 
 
 def full() -> None:
-    params = load()
-    subject = load_subject(MODEL, params, TRAIN)
-    spacings = read_spacings(SPACINGS_FILE, stage="optimise")
+    params = load_params()
+    settings = params.compare_samplers
+    model = load_model_under_test(MODEL)
+    spacings = read_spacings(SPACINGS_FILE, stage="optimise_spacings")
+    samplers = {name: select(params, "sampler", SAMPLERS, name) for name in SAMPLERS}
     grid = [
         Cell(sampler, spacing, budget)
         for sampler in SAMPLERS
         for spacing in (*SPACINGS, *OPTIMISED)
-        for budget in (_BUDGETS if sampler != "ode" else (1,))
+        for budget in (_BUDGETS if not SAMPLERS[sampler].adaptive else (1,))
     ]
     cells = [
         cell
-        for cell in cells_to_run(grid, params, subject.denoiser.schedule)
-        if (cell.spacing in SPACINGS or str(cell.evaluations) in spacings.get(cell.spacing, {}))
-        and not (cell.sampler == "heun" and cell.spacing in OPTIMISED)
+        for cell in valid_cells(grid, samplers, model.schedule)
+        if cell.spacing in SPACINGS
+        or str(steps_of(cell, samplers)) in spacings.get(cell.spacing, {})
     ]
-    sizes = params.evaluate
-    judge = Judge(
-        subject, params.compare.n, null_pairs=sizes.null_pairs, directions=sizes.directions
+    compared = compare(
+        model,
+        samplers,
+        cells,
+        spacings,
+        SampleEvaluator(model, settings.n, params.measure_samples),
+        n=settings.n,
+        exact_up_to=settings.exact_up_to,
     )
-    rows = [one.row() for one in compare(subject, params, cells, spacings, judge)]
-    write_csv(_FULL, {name: [row[name] for row in rows] for name in COLUMNS})
+    rows = [cell.row() for cell in compared]
+    with completing():
+        write_table(_FULL, {name: [row[name] for row in rows] for name in COLUMNS})
     print(f"{len(rows)} rows in {_FULL}")
 
 

@@ -20,12 +20,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from benchmarks.copies import copy_code, write_changed_params
-from ddpm.errors import UserError
-from ddpm.files import read_json, write_json
+from ddpm.core.errors import UserError
+from stages.common.files import read_json, write_json
+from stages.common.outputs import completing
+from stages.common.yaml_loader import load_yaml
 
 _SEEDS = range(10)
 _WITHIN = 5
@@ -33,8 +34,8 @@ _FILE = Path("benchmarks/seeds.json")
 _LOCK = Path("dvc.lock")
 # Those that lead to a metric.
 _STAGES = (
-    *("check", "generate", "diffuse", "train", "optimise", "sample", "measure", "evaluate"),
-    "attribute",
+    *("check", "generate", "diffuse", "train", "optimise_spacings", "sample", "measure_model"),
+    *("measure_samples", "attribute_error"),
 )
 _METRICS = ("reports/attribution.json", "reports/forward.json", "reports/metrics.json")
 Leaf = float | str | bool
@@ -54,13 +55,13 @@ def metrics_in(folder: Path) -> dict[str, Leaf]:
     return {
         name: value
         for path in _METRICS
-        for name, value in leaves(read_json(folder / path, stage="evaluate"), f"{path}: ")
+        for name, value in leaves(read_json(folder / path, stage="measure_samples"), f"{path}: ")
     }
 
 
 def outputs_of(lock: Path) -> dict[str, str]:
     """Hash of every output in a dvc.lock."""
-    values = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))
+    values = load_yaml(lock.read_text(encoding="utf-8"))
     return {out["path"]: out["md5"] for stage in values["stages"].values() for out in stage["outs"]}
 
 
@@ -88,14 +89,15 @@ def run_seed(seed: int) -> dict[str, Leaf]:
 
 
 def measure() -> None:
-    found = {}
+    metrics = {}
     for seed in tqdm(_SEEDS, desc="seeds", unit="seed", disable=None):
-        found[seed] = run_seed(seed)
-    if found[0] != metrics_in(Path()):
+        metrics[seed] = run_seed(seed)
+    if metrics[0] != metrics_in(Path()):
         raise UserError("seed 0 gave other metrics than are in reports/; run `make repro` first")
-    names = list(found[0])
-    values = {name: [found[seed][name] for seed in _SEEDS] for name in names}
-    write_json(_FILE, {"lock": belongs_to(_LOCK), "seeds": list(_SEEDS), "values": values})
+    names = list(metrics[0])
+    values = {name: [metrics[seed][name] for seed in _SEEDS] for name in names}
+    with completing():
+        write_json(_FILE, {"lock": belongs_to(_LOCK), "seeds": list(_SEEDS), "values": values})
     for name in names:
         print(f"{name}: {describe(values[name])}")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.copies import copy_code, write_changed_params
 
 _ROUNDS = 3
-_STAGES = ("generate", "train", "optimise", "sample", "diffuse")
+_STAGES = ("generate", "train", "optimise_spacings", "sample", "diffuse")
 # A tenth of the training; all else as shipped.
 _SHORTER = {"train.steps": 600}
 

@@ -1,45 +1,100 @@
-"""Denoising diffusion of points in the plane, measured against the exact truth.
+"""Denoising diffusion of points in the plane, measured against the exact distribution.
 
-Importing this package pins the arithmetic, before torch and NumPy load and read these variables:
-the same bits then come out of x86-64 processors of both vendors, with AVX2 or AVX-512, and with any
-number of cores. One OpenMP thread per process also keeps experiments that run side by side from
-spinning on each other; where work can be shared it is cut into blocks, see `runtime.in_parallel`.
+The names below are the public API. A name is imported when it is first used, and importing `ddpm`
+changes nothing in the process.
 """
 
-import os
-import platform
-import sys
-import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-_PINNED = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # cuBLAS is deterministic only with a fixed workspace.
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+if TYPE_CHECKING:
+    from ddpm.core.compute import stream as stream
+    from ddpm.core.errors import UserError as UserError
+    from ddpm.core.params import TrainSettings as TrainSettings
+    from ddpm.data.datasets import DATASETS as DATASETS
+    from ddpm.data.datasets import Spiral as Spiral
+    from ddpm.data.scaling import Scaling as Scaling
+    from ddpm.diffusion.denoiser import Denoiser as Denoiser
+    from ddpm.diffusion.predictions import PREDICTIONS as PREDICTIONS
+    from ddpm.diffusion.process import posterior as posterior
+    from ddpm.diffusion.process import prior_gap as prior_gap
+    from ddpm.diffusion.process import q_sample as q_sample
+    from ddpm.diffusion.process import q_step as q_step
+    from ddpm.diffusion.schedule import Schedule as Schedule
+    from ddpm.diffusion.schedules import SCHEDULES as SCHEDULES
+    from ddpm.diffusion.schedules import Cosine as Cosine
+    from ddpm.diffusion.schedules import Linear as Linear
+    from ddpm.diffusion.schedules import ScaledLinear as ScaledLinear
+    from ddpm.diffusion.schedules import Sigmoid as Sigmoid
+    from ddpm.diffusion.schedules import make_schedule as make_schedule
+    from ddpm.flow.likelihood import log_likelihood as log_likelihood
+    from ddpm.flow.probability_flow import flow_samples as flow_samples
+    from ddpm.networks.mlp import ResidualMLPSettings as ResidualMLPSettings
+    from ddpm.networks.model_file import ModelDescription as ModelDescription
+    from ddpm.networks.model_file import NamedSettings as NamedSettings
+    from ddpm.networks.model_file import TrainedModel as TrainedModel
+    from ddpm.networks.model_file import load_model as load_model
+    from ddpm.networks.model_file import save_model as save_model
+    from ddpm.networks.registry import NETWORKS as NETWORKS
+    from ddpm.reference.distances import energy_distance as energy_distance
+    from ddpm.reference.distances import sliced_wasserstein as sliced_wasserstein
+    from ddpm.reference.distribution import ExactDistribution as ExactDistribution
+    from ddpm.sampling.loop import Trajectories as Trajectories
+    from ddpm.sampling.loop import draw_samples as draw_samples
+    from ddpm.sampling.multistep import DPMSolver2M as DPMSolver2M
+    from ddpm.sampling.multistep import DPMSolver3M as DPMSolver3M
+    from ddpm.sampling.multistep import DPMSolverSDE2M as DPMSolverSDE2M
+    from ddpm.sampling.multistep import UniPC as UniPC
+    from ddpm.sampling.one_step import DDIM as DDIM
+    from ddpm.sampling.one_step import DDPM as DDPM
+    from ddpm.sampling.one_step import ODE as ODE
+    from ddpm.sampling.one_step import Heun as Heun
+    from ddpm.sampling.registry import SAMPLERS as SAMPLERS
+    from ddpm.sampling.spacings import SPACINGS as SPACINGS
+    from ddpm.sampling.spacings import sampling_times as sampling_times
+    from ddpm.training.loop import Task as Task
+    from ddpm.training.loop import train as train
+
+_MODULES = {
+    "core.compute": ("stream",),
+    "core.errors": ("UserError",),
+    "core.params": ("TrainSettings",),
+    "data.datasets": ("DATASETS", "Spiral"),
+    "data.scaling": ("Scaling",),
+    "diffusion.denoiser": ("Denoiser",),
+    "diffusion.predictions": ("PREDICTIONS",),
+    "diffusion.process": ("posterior", "prior_gap", "q_sample", "q_step"),
+    "diffusion.schedule": ("Schedule",),
+    "diffusion.schedules": (
+        *("SCHEDULES", "Cosine", "Linear", "ScaledLinear", "Sigmoid"),
+        "make_schedule",
+    ),
+    "flow.likelihood": ("log_likelihood",),
+    "flow.probability_flow": ("flow_samples",),
+    "networks.mlp": ("ResidualMLPSettings",),
+    "networks.model_file": (
+        *("ModelDescription", "NamedSettings", "TrainedModel"),
+        *("load_model", "save_model"),
+    ),
+    "networks.registry": ("NETWORKS",),
+    "reference.distances": ("energy_distance", "sliced_wasserstein"),
+    "reference.distribution": ("ExactDistribution",),
+    "sampling.loop": ("Trajectories", "draw_samples"),
+    "sampling.multistep": ("DPMSolver2M", "DPMSolver3M", "DPMSolverSDE2M", "UniPC"),
+    "sampling.one_step": ("DDIM", "DDPM", "ODE", "Heun"),
+    "sampling.registry": ("SAMPLERS",),
+    "sampling.spacings": ("SPACINGS", "sampling_times"),
+    "training.loop": ("Task", "train"),
 }
-_PINNED_X86 = {
-    # MKL picks its code by vendor unless told; only this mode was the same on Intel and AMD.
-    "MKL_CBWR": "COMPATIBLE",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    # NumPy's exp and log differ between AVX2 and AVX-512.
-    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
-}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 
-def _pin() -> None:
-    pinned = dict(_PINNED)
-    if platform.machine() in {"x86_64", "AMD64"}:
-        pinned |= _PINNED_X86
-    if "torch" in sys.modules and any(os.environ.get(name) != pinned[name] for name in pinned):
-        warnings.warn(
-            "torch was imported before ddpm, so its arithmetic is not pinned: the last bits of all"
-            " results may differ; import ddpm first",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    os.environ.update(pinned)
-    # NumPy refuses to load with both.
-    os.environ.pop("NPY_ENABLE_CPU_FEATURES", None)
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
-_pin()
+def __dir__() -> list[str]:
+    return __all__

@@ -1,27 +1,40 @@
 """Validate all of params.yaml, so that a mistake stops the run before DVC deletes anything."""
 
-from ddpm.comparison import cells_of, cells_to_run, steps_of
-from ddpm.errors import UserError
-from ddpm.files import write_text
-from ddpm.params import Params, choose, load, validate_sections
-from ddpm.process import PREDICTIONS
-from ddpm.runtime import resolve_device
-from ddpm.samplers import SAMPLERS, sampler_named, sampler_of
-from ddpm.schedules import SCHEDULES, Schedule, schedule_of
-from ddpm.spacings import OPTIMISED, moments, refuse_no_signal
-from stages.common import PARAMS_OK, run
+from ddpm.core.compute import resolve_device
+from ddpm.core.errors import UserError
+from ddpm.core.params import Params
+from ddpm.core.settings import choose, configure, validate_sections
+from ddpm.data.datasets import DATASETS
+from ddpm.diffusion.predictions import PREDICTIONS
+from ddpm.diffusion.schedule import Schedule
+from ddpm.diffusion.schedules import SCHEDULES
+from ddpm.networks.registry import NETWORKS
+from ddpm.sampling.registry import SAMPLERS
+from ddpm.sampling.spacings import OPTIMISED, require_terminal_signal, sampling_times
+from ddpm.studies.sampler_comparison import parse_cells, steps_of, valid_cells
+from stages.common.files import write_text
+from stages.common.params import load_params, select
+from stages.common.paths import PARAMS_OK
+from stages.common.run import run
+from stages.common.sampler import sampler_of
+from stages.common.schedule import refuse_eps_without_signal, schedule_of
 
-# Of the shipped schedules, cosine and sigmoid end below it, and samples of eps go astray.
+# Below this sqrt(alpha_bar_T), as with cosine and sigmoid, sampling with eps is inaccurate.
 _LITTLE_SIGNAL = 1e-3
 
 
 def main() -> None:
     """Write a constant file, on which all other stages depend, if every parameter is allowed."""
-    params = load()
+    params = load_params()
+    validate_sections("datasets", params.datasets, DATASETS)
     validate_sections("schedules", params.schedules, SCHEDULES)
+    validate_sections("networks", params.networks, NETWORKS)
     validate_sections("samplers", params.samplers, SAMPLERS)
+    select(params, "dataset", DATASETS)
+    select(params, "network", NETWORKS)
     choose("prediction", params.prediction, PREDICTIONS)
     schedule = schedule_of(params)
+    refuse_eps_without_signal(params)
     sampler_of(params, schedule)
     _check_spacings(params, schedule)
     resolve_device(params.device)
@@ -29,38 +42,45 @@ def main() -> None:
     if params.prediction == "eps" and a < _LITTLE_SIGNAL:
         print(
             "note: with prediction eps, x0_hat at T is the network's error over sqrt(alpha_bar_T) ="
-            f" {a:.1g}; schedule {params.schedule} goes well with v or x0"
+            f" {a:.1g}; with schedule {params.schedule}, v or x0 work better"
         )
     write_text(PARAMS_OK, "params.yaml is valid\n")
 
 
 def _check_spacings(params: Params, schedule: Schedule) -> None:
-    name = params.optimise.sampler
-    sampler = sampler_named(name, params, "optimise.sampler")
+    optimise = params.optimise_spacings
+    choose("optimise_spacings.sampler", optimise.sampler, SAMPLERS)
+    sampler = select(params, "sampler", SAMPLERS, optimise.sampler)
     if not sampler.deterministic or sampler.adaptive:
         raise UserError(
-            f"optimise.sampler is {name} but its arrivals are random, or its steps its own; change"
-            " it in params.yaml to one that is deterministic, such as unipc"
+            f"optimise_spacings.sampler is {optimise.sampler}, which is random or chooses its own"
+            " steps; change it in params.yaml to a deterministic one, such as unipc"
         )
     if params.sample.spacing in OPTIMISED:
-        refuse_no_signal(schedule, f"sample.spacing {params.sample.spacing}")
-    # Any times stand in for those that stage `optimise` will find.
-    counts = [count for count in params.optimise.steps if count <= schedule.T]
-    coming = {spacing: {str(count): [1.0] * count for count in counts} for spacing in OPTIMISED}
-    moments(params.sample.spacing, schedule, params.sample.steps, coming)
-    cells = cells_of(params.compare.cells)
-    if not cells_to_run(cells, params, schedule):
+        require_terminal_signal(schedule, f"sample.spacing {params.sample.spacing}")
+    # Placeholders for the times that stage `optimise_spacings` computes.
+    counts = [count for count in optimise.steps if count <= schedule.T]
+    placeholders = {
+        spacing: {str(count): [1.0] * count for count in counts} for spacing in OPTIMISED
+    }
+    sampling_times(params.sample.spacing, schedule, params.sample.steps, placeholders)
+    cells = parse_cells(params.compare_samplers.cells)
+    names = {cell.sampler for cell in cells}
+    samplers = {
+        name: configure("sampler", name, SAMPLERS, params.samplers, "samplers") for name in names
+    }
+    if not valid_cells(cells, samplers, schedule):
         raise UserError(
-            "compare.cells has none that can be run on this schedule; add one in params.yaml, such"
-            " as ddim/trailing: 1"
+            "compare_samplers.cells has none that can run on this schedule; add one in params.yaml,"
+            " such as ddim/trailing: 1"
         )
     for cell in cells:
-        steps = steps_of(cell, params)
-        if cell.spacing in OPTIMISED and steps not in params.optimise.steps:
+        steps = steps_of(cell, samplers)
+        if cell.spacing in OPTIMISED and steps not in optimise.steps:
             raise UserError(
-                f"compare.cells.{cell.sampler}/{cell.spacing} has {cell.evaluations} evaluations,"
-                f" {steps} steps, but optimise.steps is"
-                f" {' '.join(map(str, params.optimise.steps))}; add {steps} there in params.yaml"
+                f"compare_samplers.cells.{cell.sampler}/{cell.spacing} has {cell.evaluations}"
+                f" evaluations, {steps} steps, but optimise_spacings.steps is"
+                f" {' '.join(map(str, optimise.steps))}; add {steps} there in params.yaml"
             )
 
 

@@ -1,62 +1,71 @@
-"""Show the forward process: from the spiral to noise, or not quite, as the schedule has it."""
+"""Show the forward process: from the data to noise, or almost, depending on the schedule."""
 
 import numpy as np
 import torch
 
-from ddpm import figures
-from ddpm.datasets import Scaling
-from ddpm.files import read_points, write_csv, write_json
-from ddpm.params import load
-from ddpm.process import diffuse, posterior, prior_gap, q_sample
-from ddpm.runtime import stream
-from ddpm.schedules import Schedule, schedule_of
-from stages.common import FORWARD, REPORTS, SCHEDULE_CSV, TRAIN, run
+from ddpm.core.compute import stream
+from ddpm.data.scaling import Scaling
+from ddpm.diffusion.process import diffuse, posterior, prior_gap, q_sample
+from ddpm.diffusion.schedule import Schedule
+from ddpm.plots import forward
+from ddpm.plots.style import save
+from stages.common.files import read_points, write_json
+from stages.common.outputs import pending
+from stages.common.params import load_params
+from stages.common.paths import FORWARD, REPORTS, SCHEDULE_CSV, TRAIN
+from stages.common.run import run
+from stages.common.schedule import schedule_of
+from stages.common.tables import write_table
 
-_MOMENTS = (0, 0.05, 0.1, 0.25, 1)
+# Fractions of T that the figure shows.
+_TIMES = (0, 0.05, 0.1, 0.25, 1)
 _FRAMES = 60
 _SHOWN = 3000
-# Of the table of coefficients: what a plot can show, and git can bear.
+# Rows of the table of coefficients: enough for a plot, and few enough for git.
 _ROWS = 200
 
 
 def main() -> None:
     """Write the figures, the table of coefficients and the prior gap."""
-    params = load()
+    params = load_params()
     schedule = schedule_of(params)
     points = torch.from_numpy(read_points(TRAIN, stage="generate", n=params.data.n_train)).double()
-    x0 = Scaling.of(points).to_model(points)
+    x0 = Scaling.from_points(points).to_model(points)
 
-    moments = [round(schedule.T * part) for part in _MOMENTS]
-    # Most happens early: frames are dense near the data.
+    times = [round(schedule.T * part) for part in _TIMES]
+    # Most happens early, so frames are dense near the data.
     frames = sorted({round(schedule.T * (k / (_FRAMES - 1)) ** 2) for k in range(_FRAMES)})
-    steps = diffuse(
-        schedule, x0, {*moments, *frames}, generator=stream(params.seed, "diffuse/stepwise")
+    stepwise = diffuse(
+        schedule, x0, {*times, *frames}, generator=stream(params.seed, "diffuse/stepwise")
     )
     generator = stream(params.seed, "diffuse/closed")
     closed = [
         q_sample(schedule, x0, t, torch.randn(x0.shape, dtype=x0.dtype, generator=generator))
-        for t in moments
+        for t in times
     ]
     gap = float(prior_gap(schedule, x0).mean())
-    table = _table(schedule)
+    table = _coefficients(schedule)
 
     write_json(FORWARD, {"prior_gap": gap})
-    write_csv(SCHEDULE_CSV, table)
-    figures.save(
-        figures.forward_process(
-            [_shown(steps[t]) for t in moments],
+    write_table(SCHEDULE_CSV, table)
+    figures = {
+        "forward": forward.forward_process(
+            [_shown(stepwise[t]) for t in times],
             [_shown(x_t) for x_t in closed],
-            [_label(schedule, f"{t}\n", t) for t in moments],
+            [_label(schedule, f"{t}\n", t) for t in times],
         ),
-        REPORTS / "forward.png",
-    )
-    figures.save(figures.schedule_coefficients(table, params.schedule), REPORTS / "schedule.png")
-    figures.save(figures.prior_histogram(steps[schedule.T].numpy(), gap), REPORTS / "prior.png")
-    figures.forward_animation(
-        np.stack([_shown(steps[t]) for t in frames]),
-        [_label(schedule, f"{t:4d}  ", t) for t in frames],
-        REPORTS / "forward.gif",
-    )
+        "schedule": forward.schedule_coefficients(table, params.schedule),
+        "prior": forward.prior_histogram(stepwise[schedule.T].numpy(), gap),
+    }
+    for name, figure in figures.items():
+        with pending(REPORTS / f"{name}.png") as path:
+            save(figure, path)
+    with pending(REPORTS / "forward.gif") as path:
+        forward.forward_animation(
+            np.stack([_shown(stepwise[t]) for t in frames]),
+            [_label(schedule, f"{t:4d}  ", t) for t in frames],
+            path,
+        )
 
 
 def _shown(x: torch.Tensor) -> np.ndarray:
@@ -69,8 +78,8 @@ def _label(schedule: Schedule, text: str, t: int) -> str:
     return rf"t = {text}$\bar\alpha$ = {alpha_bar:{digits}}"
 
 
-def _table(schedule: Schedule) -> dict[str, list[float]]:
-    """Coefficients over t in 1 ... T, both included; at t = 0 the log SNR is infinite."""
+def _coefficients(schedule: Schedule) -> dict[str, list[float]]:
+    """Tabulate the coefficients over t in 1 ... T, both included; at t = 0 log SNR is infinite."""
     rows = min(schedule.T, _ROWS)
     times = [1 + round((schedule.T - 1) * k / max(1, rows - 1)) for k in range(rows)]
     posteriors = [posterior(schedule, t, t - 1) for t in times]

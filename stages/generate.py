@@ -1,20 +1,22 @@
-"""Draw training and test points from the spiral."""
+"""Draw training and test points from the data set."""
 
 import numpy as np
 
-from ddpm.datasets import SPIRAL
-from ddpm.files import write_array
-from ddpm.params import load
-from ddpm.runtime import stream
-from stages.common import TEST, TRAIN, run
+from ddpm.core.compute import stream
+from ddpm.data.datasets import DATASETS
+from stages.common.files import write_array
+from stages.common.params import load_params, select
+from stages.common.paths import TEST, TRAIN
+from stages.common.run import run
 
 
 def main() -> None:
     """Write the points, each set from its own random stream."""
-    params = load()
+    params = load_params()
+    dataset = select(params, "dataset", DATASETS)
     for path, n in ((TRAIN, params.data.n_train), (TEST, params.data.n_test)):
         generator = stream(params.seed, f"generate/{path.stem}")
-        points = SPIRAL.sample(n, params.data.noise, generator=generator)
+        points = dataset.sample(n, generator=generator)
         write_array(path, points.numpy().astype(np.float32))
 
 

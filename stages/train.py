@@ -2,39 +2,57 @@
 
 import torch
 
-from ddpm.checkpoint import Checkpoint
-from ddpm.datasets import Scaling
-from ddpm.denoiser import ResidualMLP
-from ddpm.files import afterwards, read_points, sha256, write_csv
-from ddpm.model_file import recipe_of, save_model
-from ddpm.params import choose, load
-from ddpm.process import PREDICTIONS
-from ddpm.runtime import device_name, resolve_device, stream
-from ddpm.schedules import schedule_of
-from ddpm.training import Record, Task, train
+from ddpm.core.compute import device_name, stream
+from ddpm.core.files import sha256
+from ddpm.core.settings import Settings, choose
+from ddpm.data.datasets import DATASETS
+from ddpm.data.scaling import Scaling
+from ddpm.diffusion.predictions import PREDICTIONS
+from ddpm.diffusion.schedules import SCHEDULES
+from ddpm.networks.model_file import ModelDescription, NamedSettings, save_model
+from ddpm.networks.registry import NETWORKS
+from ddpm.training.checkpoint import Checkpoint
+from ddpm.training.loop import Record, Task, train
 from stages import CODE
-from stages.common import CHECKPOINTS, MODEL, TEST, TRAIN, TRAINING_CSV, run
+from stages.common.device import device_of
+from stages.common.files import read_points
+from stages.common.outputs import pending
+from stages.common.params import load_params, select
+from stages.common.paths import CHECKPOINTS, MODEL, TEST, TRAIN, TRAINING_CSV
+from stages.common.run import run
+from stages.common.schedule import refuse_eps_without_signal, schedule_of
+from stages.common.tables import write_table
 
 
 def main() -> None:
     """Write the model and the training curve."""
-    params = load()
-    device = resolve_device(params.device)
+    params = load_params()
+    device = device_of(params)
+    refuse_eps_without_signal(params)
     task = Task(schedule_of(params), choose("prediction", params.prediction, PREDICTIONS))
     points = torch.from_numpy(read_points(TRAIN, stage="generate", n=params.data.n_train))
     test_points = torch.from_numpy(read_points(TEST, stage="generate", n=params.data.n_test))
-    scaling = Scaling.of(points)
-    network = ResidualMLP(params.model, task.schedule.T)
-    network.initialise(generator=stream(params.seed, "train/initialise"))
-    recipe = recipe_of(params, TRAIN)
+    scaling = Scaling.from_points(points)
+    network_settings = select(params, "network", NETWORKS)
+    generator = stream(params.seed, "train/initialise")
+    network = network_settings.create(task.schedule.T, generator=generator)
+    description = ModelDescription(
+        dataset=_named(params.dataset, select(params, "dataset", DATASETS)),
+        data_sha256=sha256(TRAIN),
+        schedule=_named(params.schedule, select(params, "schedule", SCHEDULES)),
+        diffusion=params.diffusion,
+        network=_named(params.network, network_settings),
+        prediction=params.prediction,
+        train=params.train,
+        seed=params.seed,
+        device=device_name(device),
+    )
     checkpoint = Checkpoint.of(
         CHECKPOINTS,
-        "train",
         {
-            "code": CODE,
-            "device": device_name(device),
-            "recipe": recipe,
-            "test_points": sha256(TEST, stage="generate"),
+            "code": sorted(CODE.values()),
+            "model": description.model_dump(),
+            "test_points": sha256(TEST),
             "torch": torch.__version__,
         },
     )
@@ -51,9 +69,14 @@ def main() -> None:
     )
 
     columns = zip(*records, strict=True)
-    write_csv(TRAINING_CSV, dict(zip(Record._fields, columns, strict=True)))
-    save_model(MODEL, network, averaged, scaling, recipe)
-    afterwards(checkpoint.remove)
+    write_table(TRAINING_CSV, dict(zip(Record._fields, columns, strict=True)))
+    with pending(MODEL) as path:
+        save_model(path, description, network, averaged, scaling)
+    checkpoint.remove()
+
+
+def _named(name: str, settings: Settings) -> NamedSettings:
+    return NamedSettings(name=name, settings=settings.model_dump())
 
 
 if __name__ == "__main__":

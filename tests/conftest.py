@@ -13,37 +13,38 @@ from jaxtyping import install_import_hook
 install_import_hook("ddpm", "typechecking.check")
 
 # Before torch: it pins the arithmetic.
-import ddpm  # noqa: E402, F401, I001
+import stages  # noqa: E402, F401, I001
 
 import torch  # noqa: E402
-from ruamel.yaml import YAML  # noqa: E402
+import yaml  # noqa: E402
 
 from benchmarks.copies import SIZES, changed  # noqa: E402
-from ddpm.params import Params  # noqa: E402
-from ddpm.provenance import pipeline  # noqa: E402
-from ddpm.schedules import SCHEDULES, Schedule, make_schedule  # noqa: E402
+from ddpm.core.params import Params  # noqa: E402
+from ddpm.diffusion.schedule import Schedule  # noqa: E402
+from ddpm.diffusion.schedules import SCHEDULES, make_schedule  # noqa: E402
+from ddpm.networks.mlp import ResidualMLP, ResidualMLPSettings  # noqa: E402
+from stages.common.lineage import read_pipeline  # noqa: E402
+from stages.common.outputs import completing  # noqa: E402
+from stages.common.yaml_loader import load_yaml  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-
-SMALL = SIZES
 
 
 def shipped() -> dict[str, Any]:
     """The committed params.yaml as plain values."""
-    values = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = load_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"))
     assert isinstance(values, dict)
     return values
 
 
 def write_params(folder: Path, values: dict[str, Any]) -> Path:
     path = folder / "params.yaml"
-    with path.open("w", encoding="utf-8") as file:
-        YAML(typ="safe", pure=True).dump(values, file)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
 
 
 def shipped_schedule(name: str, T: int = 1000) -> Schedule:
-    return make_schedule(name, SCHEDULES[name].model_validate(shipped()["schedules"][name]), T)
+    return make_schedule(SCHEDULES[name].model_validate(shipped()["schedules"][name]), T)
 
 
 @contextmanager
@@ -57,7 +58,8 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def run(stage: str, folder: Path) -> None:
-    with inside(folder):
+    """Run a stage in this process, as `stages.common.run` does but for locks and lineage."""
+    with inside(folder), completing():
         importlib.import_module(f"stages.{stage}").main()
 
 
@@ -65,10 +67,10 @@ def run(stage: str, folder: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage has run, at small sizes; to be copied, not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
-    write_params(folder, changed(shipped(), **SMALL))
+    write_params(folder, changed(shipped(), **SIZES))
     with inside(ROOT):
-        stages = pipeline()
-    for stage in stages:
+        names = read_pipeline()
+    for stage in names:
         run(stage, folder)
     return folder
 
@@ -76,12 +78,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small() -> dict[str, Any]:
     """The shipped parameters at small sizes."""
-    return changed(shipped(), **SMALL)
+    return changed(shipped(), **SIZES)
 
 
 @pytest.fixture
 def params(small: dict[str, Any]) -> Params:
     return Params.model_validate(small)
+
+
+@pytest.fixture
+def network(params: Params) -> ResidualMLP:
+    """A small network with its initial weights, for the schedule of `params`."""
+    settings = ResidualMLPSettings.model_validate(params.networks["mlp"])
+    network = settings.build(params.diffusion.T)
+    network.initialise(generator=torch.Generator().manual_seed(0))
+    return network
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, SMALL, changed, shipped, write_params
+from conftest import ROOT, inside, shipped, write_params
+
+from benchmarks.copies import SIZES, changed
+from stages.common.lineage import read_pipeline
 
 # What a user's shell has after `source .venv/bin/activate`.
 ENVIRONMENT = {
@@ -18,10 +21,8 @@ ENVIRONMENT = {
     "HOME": os.environ.get("HOME", "/"),
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-STAGES = (
-    *("check", "generate", "diffuse", "train", "optimise", "sample", "measure", "evaluate"),
-    *("attribute", "compare", "figures"),
-)
+with inside(ROOT):
+    STAGES = tuple(read_pipeline())
 
 
 class Project:
@@ -44,7 +45,7 @@ class Project:
             if not name.startswith("reports/") and name != "dvc.lock" and (ROOT / name).exists():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, root / name)
-        write_params(root, changed(shipped(), **SMALL))
+        write_params(root, changed(shipped(), **SIZES))
         project = cls(root)
         project.git("init", "--quiet")
         return project.identified()

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 import torch
 from conftest import shipped_schedule
 from torch import Tensor
+from typing_extensions import override
 
-from ddpm.datasets import Curve, Scaling
-from ddpm.process import PREDICTIONS, Denoiser
-from ddpm.schedules import Schedule
-from ddpm.subject import Subject
-from ddpm.truth import Truth
+from ddpm.data.curves import Curve
+from ddpm.data.datasets import Dataset
+from ddpm.data.scaling import Scaling
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.predictions import PREDICTIONS
+from ddpm.diffusion.schedule import Schedule
+from ddpm.reference.distribution import ExactDistribution
+from ddpm.reference.model_under_test import ModelUnderTest
 
 
 @dataclass(frozen=True)
@@ -19,19 +23,31 @@ class Dot(Curve):
     """A curve that stays at (0, 0), with the extent of the unit square."""
 
     @property
+    @override
     def extent(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return -torch.ones(2).double(), torch.ones(2).double()
 
 
 DOT = Dot(raw=lambda u: torch.zeros(len(u), 2).double(), u_min=0.0, u_max=1.0)
+
+
+class GaussianDataset(Dataset):
+    """N((0, 0), noise^2 I)."""
+
+    @property
+    @override
+    def curve(self) -> Curve:
+        return DOT
+
+
 # Data of N((0, 0), 0.6^2 I) in data units; in model units N((0.5, -0.25), 0.3^2 I).
 SCALING = Scaling(torch.tensor([-1.0, 0.5]).double(), 2.0)
 NOISE = 0.6
 MEAN, STD = torch.tensor([0.5, -0.25]).double(), 0.3
 
 
-def gaussian_truth(schedule: Schedule, noise: float = NOISE) -> Truth:
-    return Truth.of_curves([(1.0, DOT)], noise, SCALING, schedule)
+def gaussian_distribution(schedule: Schedule, noise: float = NOISE) -> ExactDistribution:
+    return ExactDistribution.from_dataset(GaussianDataset(noise=noise), SCALING, schedule)
 
 
 def gaussian_log_density(x: Tensor, mean: Tensor, variance: float) -> Tensor:
@@ -39,22 +55,23 @@ def gaussian_log_density(x: Tensor, mean: Tensor, variance: float) -> Tensor:
     return -squared / (2 * variance) - math.log(2 * math.pi * variance)
 
 
-def gaussian_subject(
-    model: Denoiser | None = None, T: int = 200, noise: float = NOISE, name: str = "linear"
-) -> Subject:
-    """Gaussian data and a model of them, at first the exact one."""
-    truth = gaussian_truth(shipped_schedule(name, T), noise)
-    return Subject(model or truth.denoiser, truth, SCALING, noise, seed=0)
+def gaussian_model(
+    denoiser: Denoiser | None = None, T: int = 200, noise: float = NOISE, name: str = "linear"
+) -> ModelUnderTest:
+    """Gaussian data with a model of them; by default the exact denoiser."""
+    exact = gaussian_distribution(shipped_schedule(name, T), noise)
+    dataset = GaussianDataset(noise=noise)
+    return ModelUnderTest(denoiser or exact.denoiser, exact, dataset, SCALING, seed=0)
 
 
-def model_density(truth: Truth) -> tuple[Tensor, float]:
+def model_density(exact: ExactDistribution) -> tuple[Tensor, float]:
     """Mean and standard deviation of what the exact flow of Gaussian data makes of N(0, I).
 
     Along the flow a point keeps its place in units of the standard deviation:
     x_T = g (x_0 - mean) + a_T mean, with g the ratio of the two.
     """
-    a, sigma = truth.schedule.levels(truth.schedule.T)
-    g = math.sqrt(a**2 * truth.noise**2 + sigma**2) / truth.noise
+    a, sigma = exact.schedule.levels(exact.schedule.T)
+    g = math.sqrt(a**2 * exact.noise**2 + sigma**2) / exact.noise
     return MEAN - a * MEAN / g, 1 / g
 
 

@@ -1,113 +1,109 @@
 import math
+from typing import Any
 
 import pytest
 import torch
-from exact_cases import gaussian_subject, gaussian_truth, shifted
+from exact_cases import NOISE, gaussian_model, shifted
 
-from ddpm.attribution import (
+from ddpm.core.params import MeasureSamplesSettings
+from ddpm.reference.estimates import Mean
+from ddpm.reference.model_under_test import ModelUnderTest
+from ddpm.sampling.one_step import DDIM, DDPM
+from ddpm.sampling.sampler import Sampler
+from ddpm.sampling.spacings import sampling_times
+from ddpm.studies.attribution import (
     BOTH,
     NEITHER,
     NETWORK_ALONE,
     SAMPLER_ALONE,
-    arms,
     attribute,
-    said,
+    sample_combinations,
+    verdict,
 )
-from ddpm.metrics import Mean
-from ddpm.reverse import Sampler
-from ddpm.samplers import DDIM, DDPM
-from ddpm.spacings import moments
-from ddpm.subject import LogDensity, Subject
+
+SETTINGS = MeasureSamplesSettings(null_pairs=20, directions=8)
 
 
-def attributed(subject: Subject, sampler: Sampler, steps: int) -> dict[str, dict[str, object]]:
-    times = moments("trailing", subject.truth.schedule, steps)
-    found = arms(subject, sampler, times, n=600, block=300, tolerance=1e-4)
-    assert all(points.shape == (600, 2) for points in found.values())
-    return attribute(subject, found, null_pairs=20)
+def combinations_of(model: ModelUnderTest, sampler: Sampler, steps: int) -> dict[str, torch.Tensor]:
+    times = sampling_times("trailing", model.schedule, steps)
+    return sample_combinations(model, sampler, times, n=600, block=300, tolerance=1e-4)
 
 
-def test_with_an_exact_network_and_a_fine_sampler_neither_stands_out() -> None:
-    found = attributed(gaussian_subject(T=200), DDPM(variance="posterior"), 200)
-    assert str(found["verdict"]).count("neither stands out") == 2
-    for arm in (SAMPLER_ALONE, NETWORK_ALONE, BOTH):
-        density, truth = found[arm]["log_density"], found["truth"]["log_density"]
-        assert abs(density.value - truth.value) < 4 * density.se  # type: ignore[attr-defined]
+def attribution_of(model: ModelUnderTest, sampler: Sampler, steps: int) -> dict[str, Any]:
+    return attribute(model, combinations_of(model, sampler, steps), SETTINGS)
 
 
-def test_a_coarse_sampler_is_found_out() -> None:
-    # Two steps make of Gaussian data too narrow a Gaussian.
-    found = attributed(gaussian_subject(T=200), DDIM(eta=0), 2)
-    assert str(found["verdict"]).count("the sampler dominates") == 2
+def test_neither_stands_out_with_an_exact_network_and_a_fine_sampler() -> None:
+    attribution = attribution_of(gaussian_model(T=200), DDPM(variance="posterior"), 200)
+    assert attribution["verdict"].count("neither stands out") == 2
+    truth = attribution["truth"]["log_density"]
+    for name in (SAMPLER_ALONE, NETWORK_ALONE, BOTH):
+        log_density = attribution[name]["log_density"]
+        assert abs(log_density.value - truth.value) < 4 * log_density.se
 
 
-def test_a_wrong_network_is_found_out() -> None:
-    exact = gaussian_subject(T=200)
-    found = attributed(gaussian_subject(shifted(exact.denoiser, "v", 0.5), T=200), DDIM(eta=0), 100)
-    assert str(found["verdict"]).count("the network dominates") == 2
+def test_the_sampler_dominates_when_it_is_coarse() -> None:
+    # With two steps the samples of Gaussian data are too narrow a Gaussian.
+    attribution = attribution_of(gaussian_model(T=200), DDIM(eta=0), 2)
+    assert attribution["verdict"].count("the sampler dominates") == 2
 
 
-def test_without_noise_densities_are_compared_at_1() -> None:
-    found = attributed(gaussian_subject(T=200, noise=0.0), DDIM(eta=0), 10)
-    assert found["t"] == 1
-    assert found["truth"]["log_density"].value > 0  # type: ignore[attr-defined]
+def test_the_network_dominates_when_it_is_wrong() -> None:
+    exact = gaussian_model(T=200)
+    model = gaussian_model(shifted(exact.denoiser, "v", 0.5), T=200)
+    attribution = attribution_of(model, DDIM(eta=0), 100)
+    assert attribution["verdict"].count("the network dominates") == 2
 
 
-def test_samples_are_in_data_units() -> None:
-    subject = gaussian_subject(T=200)
-    found = arms(
-        subject,
-        DDIM(eta=0),
-        moments("trailing", subject.truth.schedule, 50),
-        n=500,
-        block=500,
-        tolerance=1e-3,
-    )
-    for points in found.values():
+def test_the_schedule_stands_out_when_it_does_not_end_in_noise() -> None:
+    model = gaussian_model(T=200, name="first_principles")
+    attribution = attribution_of(model, DDIM(eta=0), 200)
+    assert attribution["verdict"].count(", and so does the schedule (") == 2
+
+
+def test_densities_of_data_without_noise_are_compared_at_1() -> None:
+    attribution = attribution_of(gaussian_model(T=200, noise=0.0), DDIM(eta=0), 10)
+    assert attribution["t"] == 1
+    assert attribution["truth"]["log_density"].value > 0
+
+
+def test_an_x0_prediction_does_not_move_the_densities_from_0() -> None:
+    # The model's own flow has no density at 0, but samples are measured under the truth.
+    exact = gaussian_model(T=200)
+    model = gaussian_model(shifted(exact.denoiser, "x0", 0.0), T=200)
+    assert model.t == 1
+    assert attribution_of(model, DDIM(eta=0), 50)["t"] == 0
+
+
+def test_samples_are_in_data_units_and_start_from_the_same_noise() -> None:
+    model = gaussian_model(T=200)
+    samples = combinations_of(model, DDIM(eta=0), 50)
+    assert set(samples) == {SAMPLER_ALONE, NETWORK_ALONE, BOTH, NEITHER}
+    for points in samples.values():
+        assert points.shape == (600, 2)
         assert points.mean(0).tolist() == pytest.approx([0, 0], abs=0.15)
-        assert points.std(0).tolist() == pytest.approx([0.6, 0.6], abs=0.08)
-    both = arms(
-        subject,
-        DDIM(eta=0),
-        moments("trailing", subject.truth.schedule, 50),
-        n=500,
-        block=500,
-        tolerance=1e-3,
-    )
-    assert all(torch.equal(found[name], both[name]) for name in found)
-    # The exact denoiser in the network's place, with the same noise: the same samples.
-    assert torch.equal(found[SAMPLER_ALONE], found[BOTH])
-    assert gaussian_truth(subject.truth.schedule).noise == subject.truth.noise
+        assert points.std(0).tolist() == pytest.approx([NOISE, NOISE], abs=0.08)
+    again = combinations_of(model, DDIM(eta=0), 50)
+    assert all(torch.equal(samples[name], again[name]) for name in samples)
+    # The model is the exact denoiser here, so from the same noise come the same samples.
+    assert torch.equal(samples[SAMPLER_ALONE], samples[BOTH])
+    assert torch.equal(samples[NETWORK_ALONE], samples[NEITHER])
 
 
-def test_the_truths_own_density_is_its_entropy_and_floors_are_taken_off() -> None:
-    subject = gaussian_subject(T=200)
-    found = attributed(subject, DDIM(eta=0), 50)
-    truth = found["truth"]["log_density"]
-    entropy = math.log(2 * math.pi * math.e * 0.6**2)
-    assert truth.value == pytest.approx(-entropy, abs=4 * truth.se)  # type: ignore[attr-defined]
-    assert truth.se < 0.01  # type: ignore[attr-defined]
-    energy = found[SAMPLER_ALONE]["energy_distance"]
-    gap = energy.value - energy.floor  # type: ignore[attr-defined]
-    assert f"by energy distance neither stands out (sampler alone {gap:+.2g} ±" in found["verdict"]
+def test_log_density_of_the_truth_is_its_negative_entropy() -> None:
+    attribution = attribution_of(gaussian_model(T=200), DDIM(eta=0), 50)
+    truth = attribution["truth"]["log_density"]
+    entropy = math.log(2 * math.pi * math.e * NOISE**2)
+    assert truth.value == pytest.approx(-entropy, abs=4 * truth.se)
+    assert truth.se < 0.01
 
 
-def test_a_prediction_that_is_not_regular_changes_nothing_in_the_density_of_samples() -> None:
-    exact = gaussian_subject(T=200)
-    subject = gaussian_subject(shifted(exact.denoiser, "x0", 0.0), T=200)
-    assert subject.t == 1
-    assert attributed(subject, DDIM(eta=0), 50)["t"] == 0
-
-
-def test_a_stray_counts_no_less_than_the_least_likely_true_point() -> None:
-    subject = gaussian_subject(T=200)
-    true = subject.scaling.to_data(subject.fresh(1000, "true"))
-    judged = LogDensity(subject, true)
-    far = torch.cat([true[:99], torch.full((1, 2), 1e3).double()])
-    found = judged(far, "far")
-    assert found.strays == 0.01
-    assert found.mean.value > judged.truth.value - 1
-    assert judged(true, "true") == (judged.truth, 0.0)
+def test_the_verdict_takes_the_floor_off_the_energy_distance() -> None:
+    attribution = attribution_of(gaussian_model(T=200), DDIM(eta=0), 50)
+    energy = attribution[SAMPLER_ALONE]["energy_distance"]
+    gap = energy.value - energy.floor
+    start = f"by energy distance neither stands out (sampler alone {gap:+.2g} ±"
+    assert attribution["verdict"].startswith(start)
 
 
 @pytest.mark.parametrize(
@@ -118,18 +114,13 @@ def test_a_stray_counts_no_less_than_the_least_likely_true_point() -> None:
         (Mean(0.1, 0.1), Mean(-1.0, 0.1), "the network dominates"),
         (Mean(1.0, 0.1), Mean(-1.1, 0.1), "both weigh alike"),
         (Mean(1.0, 0.1), Mean(-2.1, 0.1), "the network dominates"),
-        # One stands out, and the other is too rough to be told from it.
+        # Only the sampler stands out; the network's gap is larger, but too uncertain.
         (Mean(0.06, 0.01), Mean(-16, 20), "the sampler dominates"),
     ],
 )
 def test_the_verdict_weighs_gaps_by_their_errors(sampler: Mean, network: Mean, word: str) -> None:
-    sentence = said(
+    line = verdict(
         {SAMPLER_ALONE: sampler, NETWORK_ALONE: network, BOTH: Mean(0, 1), NEITHER: Mean(0, 1)}
     )
-    assert sentence.startswith(f"{word} (sampler alone {sampler.value:+.2g} ± ")
-
-
-def test_a_schedule_that_does_not_end_in_noise_is_found_out() -> None:
-    subject = gaussian_subject(T=200, name="first_principles")
-    found = attributed(subject, DDIM(eta=0), 200)
-    assert str(found["verdict"]).count(", and so does the schedule (") == 2
+    assert line.startswith(f"{word} (sampler alone {sampler.value:+.2g} ± ")
+    assert "schedule" not in line

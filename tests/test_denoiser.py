@@ -1,37 +1,54 @@
+import pytest
 import torch
+from conftest import shipped_schedule
+from torch import Tensor
 
-from ddpm.denoiser import ResidualMLP
-from ddpm.params import Params
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.predictions import PREDICTIONS
+from ddpm.diffusion.process import q_sample
 
-
-def network(params: Params, seed: int = 0) -> ResidualMLP:
-    made = ResidualMLP(params.model, 30)
-    made.initialise(generator=torch.Generator().manual_seed(seed))
-    return made
-
-
-def test_a_new_network_says_zero(params: Params, generator: torch.Generator) -> None:
-    x = torch.randn(5, 2, generator=generator)
-    assert torch.equal(network(params)(x, torch.arange(5.0)), torch.zeros(5, 2))
+SCHEDULE = shipped_schedule("cosine", 60)
 
 
-def test_the_generator_alone_decides_the_weights(params: Params) -> None:
-    torch.manual_seed(1)
-    one = network(params).state_dict()
-    torch.manual_seed(2)
-    for name, tensor in network(params).state_dict().items():
-        assert torch.equal(one[name], tensor), name
-    other = network(params, seed=1).state_dict()
-    assert not torch.equal(one["frequencies"], other["frequencies"])
-    assert not torch.equal(one["read_in.weight"], other["read_in.weight"])
-
-
-def test_one_time_for_all_is_the_same_time_for_each(
-    params: Params, generator: torch.Generator
+@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize("t", [1, 30.5, 60])
+def test_the_right_prediction_gives_x0_eps_and_v(
+    generator: torch.Generator, name: str, t: float
 ) -> None:
-    made = network(params)
-    torch.nn.init.normal_(made.read_out.weight, generator=generator)
-    x = torch.randn(5, 2, generator=generator)
-    shared, each = made(x, torch.tensor([7.5])), made(x, torch.full((5,), 7.5))
-    torch.testing.assert_close(shared, each)
-    assert not torch.allclose(shared, made(x, torch.tensor([8.5])))
+    x0, eps = torch.randn(2, 9, 2, generator=generator).double().unbind()
+    a, sigma = SCHEDULE.levels(t)
+    target = PREDICTIONS[name].target(x0, eps, a, sigma)
+    denoiser = Denoiser(lambda x, time: target, PREDICTIONS[name], SCHEDULE)
+    x_t = q_sample(SCHEDULE, x0, t, eps)
+    x0_hat, eps_hat = denoiser(x_t, t)
+    torch.testing.assert_close(x0_hat, x0, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(eps_hat, eps, rtol=1e-5, atol=1e-7)
+    velocity = denoiser.velocity(x_t, t)
+    torch.testing.assert_close(velocity, a * eps - sigma * x0, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("points", [torch.float32, torch.float64])
+@pytest.mark.parametrize("precision", [None, torch.float32, torch.float64])
+def test_the_function_computes_in_its_precision_and_the_result_has_that_of_the_points(
+    precision: torch.dtype | None, points: torch.dtype
+) -> None:
+    inputs: list[Tensor] = []
+
+    def function(x: Tensor, t: Tensor) -> Tensor:
+        inputs.extend((x, t))
+        return x * t
+
+    denoiser = Denoiser(function, PREDICTIONS["v"], SCHEDULE, precision)
+    prediction = denoiser.predict(torch.ones(3, 2, dtype=points), 7.5)
+    assert prediction.dtype == points
+    assert [tensor.dtype for tensor in inputs] == [precision or points] * 2
+    assert inputs[1].tolist() == [7.5]
+    assert torch.equal(prediction, torch.full((3, 2), 7.5, dtype=points))
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_a_denoiser_is_regular_if_function_and_prediction_are(name: str) -> None:
+    prediction = PREDICTIONS[name]
+    regular = Denoiser(lambda x, t: x, prediction, SCHEDULE).regular
+    assert regular == prediction.regular
+    assert not Denoiser(lambda x, t: x, prediction, SCHEDULE, finite=False).regular

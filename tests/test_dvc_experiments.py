@@ -9,9 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from conftest import SMALL, changed, shipped, write_params
+from conftest import shipped, write_params
 from dvc_project import STAGES, Project
 from safetensors import safe_open
+
+from benchmarks.copies import SIZES, changed
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +29,7 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert project.git("status", "--porcelain") == ""
 
 
-AFTER_TRAINING = [
-    "train",
-    "optimise",
-    "sample",
-    "measure",
-    "evaluate",
-    "attribute",
-    "compare",
-    "figures",
-]
+AFTER_TRAINING = STAGES[STAGES.index("train") :]
 
 
 @pytest.mark.parametrize(
@@ -47,8 +40,16 @@ AFTER_TRAINING = [
             ["schedule=linear", "prediction=v", "train.lr=0.004"],
             ["diffuse", *AFTER_TRAINING],
         ),
-        (["sampler=ddim"], ["sampler=ddpm"], ["sample", "evaluate", "attribute", "figures"]),
-        (["data.noise=0", "train.lr=2e-3"], ["data.noise=0.02", "train.lr=4e-3"], STAGES[1:]),
+        (
+            ["sampler=ddim"],
+            ["sampler=ddpm"],
+            ["sample", "attribute_error", "measure_samples", "draw_figures"],
+        ),
+        (
+            ["datasets.spiral.noise=0", "train.lr=2e-3"],
+            ["datasets.spiral.noise=0.02", "train.lr=4e-3"],
+            STAGES[1:],
+        ),
     ],
 )
 def test_an_experiment_runs_what_it_must_and_going_back_runs_nothing(
@@ -60,10 +61,10 @@ def test_an_experiment_runs_what_it_must_and_going_back_runs_nothing(
     assert changes == [str(len(settings))] * 2
     assert project.outputs() != before
     with safe_open(project.root / "models/denoiser.safetensors", framework="np") as file:
-        recipe = file.metadata()["recipe"]
+        description = file.metadata()["model"]
     for name, value in (setting.split("=") for setting in settings):
         if name == "train.lr":
-            assert f'"lr": {float(value)}' in recipe
+            assert f'"lr": {float(value)}' in description
     assert set(project.stages_run(*experiment(back))) <= {"check"}
     assert project.outputs() == before
     project.git("checkout", "--quiet", ".")
@@ -122,12 +123,15 @@ def test_two_repros_and_an_experiment_at_once_end_well_or_with_a_clear_line(
     project: Project,
 ) -> None:
     params = (project.root / "params.yaml").read_text(encoding="utf-8")
-    write_params(project.root, changed(shipped(), **SMALL, seed=3))
+    write_params(project.root, changed(shipped(), **SIZES, seed=3))
     at_once = [("repro",), ("repro",), ("exp", "run", "--temp", "--name", "aside", "-S", "seed=4")]
     running = [project.start("dvc", *words) for words in at_once]
     outputs = [one.communicate(timeout=300)[0] for one in running]
-    # To queue -S, dvc edits the workspace's params.yaml for a moment: a stage may see it.
-    clear = ("is busy, it is being blocked by", "acquire lock", " was changed while stage ")
+    # To queue -S, dvc edits the workspace's params.yaml: a stage may see it, even while empty.
+    clear = (
+        *("is busy, it is being blocked by", "acquire lock", " was changed while stage "),
+        "params.yaml holds None but should be a mapping",
+    )
     for one, output in zip(running, outputs, strict=True):
         assert "Traceback" not in output
         assert one.returncode == 0 or any(line in output for line in clear), output
@@ -160,13 +164,42 @@ def test_a_parameter_that_does_not_exist_is_refused_by_dvc(project: Project) -> 
     assert project.git("status", "--porcelain") == ""
 
 
-def test_a_change_of_a_figure_retrains_nothing(project: Project) -> None:
-    module = project.root / "ddpm" / "figures.py"
-    code = module.read_text(encoding="utf-8")
-    module.write_text(code + "\n# A new colour.\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("edited", "rerun"),
+    [
+        ("ddpm/plots/style.py", {"diffuse", "draw_figures"}),
+        ("ddpm/studies/attribution.py", {"attribute_error"}),
+        ("ddpm/training/.loop.py.swp", set()),
+        ("ddpm/training/loop.py~", set()),
+        ("ddpm/training/#loop.py#", set()),
+        ("ddpm/training/.#loop.py", set()),
+        ("stages/common/notes.txt", set()),
+    ],
+)
+def test_an_edit_reruns_only_the_stages_that_use_the_file(
+    project: Project, edited: str, rerun: set[str]
+) -> None:
+    module = project.root / edited
+    code = module.read_bytes() if module.exists() else None
+    module.write_bytes((code or b"") + b"\n# Edited.\n")
     plan = project.dvc("repro", "--dry")
-    module.write_text(code, encoding="utf-8")
-    assert [stage for stage in STAGES if f"> python -m stages.{stage}\n" in plan] == [
-        "diffuse",
-        "figures",
-    ]
+    if code is None:
+        module.unlink()
+    else:
+        module.write_bytes(code)
+    assert {stage for stage in STAGES if f"> python -m stages.{stage}\n" in plan} == rerun
+
+
+@pytest.mark.parametrize(
+    "edited",
+    ["ddpm/reference/distances.py", "ddpm/flow/ode.py", "ddpm/plots/fields.py", "ddpm/__init__.py"],
+)
+def test_an_edit_of_a_metric_the_solver_or_a_figure_does_not_retrain(
+    project: Project, edited: str
+) -> None:
+    module = project.root / edited
+    code = module.read_bytes()
+    module.write_bytes(code + b"\n# Edited.\n")
+    plan = project.dvc("repro", "--dry")
+    module.write_bytes(code)
+    assert "> python -m stages.train\n" not in plan

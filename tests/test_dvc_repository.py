@@ -1,14 +1,15 @@
 """Clones, remotes, comparisons and the reproducibility check, by the real dvc at small sizes."""
 
+import json
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, changed, shipped, write_params
+from conftest import shipped, write_params
 from dvc_project import STAGES, Project
 from test_project import tracked
 
 from benchmarks import seeds
-from ddpm.files import write_json
+from benchmarks.copies import SIZES, changed
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.dvc("repro")
     project.commit("Sample with DDPM")
     project.git("tag", "ddpm")
-    write_params(project.root, changed(shipped(), **SMALL, sampler="ddim"))
+    write_params(project.root, changed(shipped(), **SIZES, sampler="ddim"))
     project.dvc("repro")
     project.commit("Sample with DDIM")
     project.dvc("remote", "add", "--local", "--default", "folder", f"{project.root}-remote")
@@ -101,7 +102,7 @@ def test_the_run_cache_serves_every_stage_of_a_clone_that_shares_it(
 def test_a_copys_own_code_and_parameters_are_what_runs(project: Project) -> None:
     before = project.outputs()
     params = (project.root / "params.yaml").read_bytes()
-    module = project.root / "ddpm" / "datasets.py"
+    module = project.root / "ddpm" / "data" / "curves.py"
     code = module.read_bytes()
     running = project.start("dvc", "exp", "run", "--temp", "--name", "apart", "-S", "seed=7")
     try:
@@ -127,7 +128,7 @@ def test_a_copys_own_code_and_parameters_are_what_runs(project: Project) -> None
 
 
 def test_a_stale_lock_is_not_verified(clone: Project) -> None:
-    module = clone.root / "ddpm" / "training.py"
+    module = clone.root / "ddpm" / "training" / "loop.py"
     module.write_text(module.read_text(encoding="utf-8") + "\n# Changed.\n", encoding="utf-8")
     clone.commit("Change the code and forget the lock")
     output = clone.run(".ci/verify", fails=True)
@@ -143,7 +144,8 @@ def with_seeds(clone: Project, spread: float) -> None:
         for name, value in metrics.items()
     }
     lock = seeds.belongs_to(clone.root / "dvc.lock")
-    write_json(clone.root / "benchmarks" / "seeds.json", {"lock": lock, "values": values})
+    text = json.dumps({"lock": lock, "values": values})
+    (clone.root / "benchmarks" / "seeds.json").write_text(text, encoding="utf-8")
     clone.commit("Measure how much the metrics vary over seeds")
 
 

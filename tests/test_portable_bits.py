@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.portable_bits import Condition, compare
-from ddpm.provenance import pipeline
+from stages.common.lineage import read_pipeline
 
 
 def test_bits_depend_on_neither_the_threads_nor_the_users_variables(
@@ -11,5 +11,5 @@ def test_bits_depend_on_neither_the_threads_nor_the_users_variables(
 ) -> None:
     other = {"ATEN_CPU_CAPABILITY": "avx512", "MKL_CBWR": "AVX2", "NPY_DISABLE_CPU_FEATURES": ""}
     assert compare([Condition(1), Condition(3, other)])
-    outputs = sum(len(stage.outs) for stage in pipeline().values())
+    outputs = sum(len(stage.outs) for stage in read_pipeline().values())
     assert f"2 of 2 conditions gave the same {outputs} files" in capsys.readouterr().out

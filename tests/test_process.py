@@ -5,8 +5,9 @@ import torch
 from conftest import shipped_schedule
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from ddpm.process import PREDICTIONS, Denoiser, diffuse, posterior, prior_gap, q_sample, q_step
-from ddpm.schedules import SCHEDULES, Schedule
+from ddpm.diffusion.process import diffuse, posterior, prior_gap, q_sample, q_step
+from ddpm.diffusion.schedule import Schedule
+from ddpm.diffusion.schedules import SCHEDULES
 
 
 @pytest.fixture(params=SCHEDULES)
@@ -14,7 +15,7 @@ def schedule(request: pytest.FixtureRequest) -> Schedule:
     return shipped_schedule(request.param, 60)
 
 
-def test_steps_one_by_one_are_the_closed_form(schedule: Schedule) -> None:
+def test_single_steps_add_up_to_the_closed_form(schedule: Schedule) -> None:
     # Without noise a step multiplies the mean; the variance follows var -> (1 - beta) var + beta.
     one, zero = torch.ones(1, 2).double(), torch.zeros(1, 2).double()
     mean, variance = one, 0.0
@@ -37,22 +38,22 @@ def test_each_point_may_have_its_own_time(schedule: Schedule, generator: torch.G
     assert together.dtype == torch.float32
 
 
-def test_diffusing_keeps_what_is_asked_and_ends_as_the_closed_form_says(
+def test_diffusing_returns_the_times_asked_for_and_agrees_with_the_closed_form(
     generator: torch.Generator,
 ) -> None:
     schedule = shipped_schedule("scaled_linear", 40)
     x0 = torch.full((20_000, 2), 3.0).double()
-    kept = diffuse(schedule, x0, {0, 17, 40}, generator=generator)
-    assert list(kept) == [0, 17, 40]
-    assert torch.equal(kept[0], x0)
+    points_at = diffuse(schedule, x0, {0, 17, 40}, generator=generator)
+    assert list(points_at) == [0, 17, 40]
+    assert torch.equal(points_at[0], x0)
     for t in (17, 40):
         n, a, sigma = x0.numel(), float(schedule.alpha_bar[t].sqrt()), float(schedule.sigma[t])
-        assert float(kept[t].mean()) == pytest.approx(3 * a, abs=4 * sigma / math.sqrt(n))
-        assert float(kept[t].std()) == pytest.approx(sigma, rel=4 / math.sqrt(2 * n))
+        assert float(points_at[t].mean()) == pytest.approx(3 * a, abs=4 * sigma / math.sqrt(n))
+        assert float(points_at[t].std()) == pytest.approx(sigma, rel=4 / math.sqrt(2 * n))
 
 
 @pytest.mark.parametrize(("t", "s"), [(60, 59), (60, 20), (31, 30), (2, 1)])
-def test_the_posterior_is_what_bayes_rule_gives(schedule: Schedule, t: int, s: int) -> None:
+def test_the_posterior_follows_bayes_rule(schedule: Schedule, t: int, s: int) -> None:
     # q(x_s | x_t, x_0) is proportional to q(x_t | x_s) q(x_s | x_0): precisions add.
     ratio = float(schedule.alpha_bar[t] / schedule.alpha_bar[s])
     a_s, var_s = float(schedule.alpha_bar[s].sqrt()), float(schedule.sigma[s] ** 2)
@@ -91,28 +92,3 @@ def test_the_prior_gap_tells_noise_from_the_blogs_schedule(generator: torch.Gene
     x0 = torch.randn(1000, 2, generator=generator)
     assert float(prior_gap(shipped_schedule("linear"), x0).mean()) < 1e-4
     assert float(prior_gap(shipped_schedule("first_principles"), x0).mean()) > 3
-
-
-@pytest.mark.parametrize("name", PREDICTIONS)
-@pytest.mark.parametrize("t", [1, 30, 60])
-def test_the_target_is_split_back_into_x0_and_eps(
-    schedule: Schedule, generator: torch.Generator, name: str, t: int
-) -> None:
-    x0, eps = torch.randn(2, 9, 2, generator=generator).double().unbind()
-    a, sigma = float(schedule.alpha_bar[t].sqrt()), float(schedule.sigma[t])
-    x_t = q_sample(schedule, x0, t, eps)
-    target = PREDICTIONS[name].target(x0, eps, a, sigma)
-    denoiser = Denoiser(lambda x, time: target, PREDICTIONS[name], schedule)
-    x0_hat, eps_hat = denoiser(x_t, t)
-    torch.testing.assert_close(x0_hat, x0, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(eps_hat, eps, rtol=1e-5, atol=1e-7)
-
-
-def test_v_is_the_derivative_of_x_t_along_the_circle() -> None:
-    # With a = cos(angle) and sigma = sin(angle), v = d x_t / d angle (Salimans & Ho 2022, app. D).
-    x0, eps = torch.tensor([[0.3, -2.0]]), torch.tensor([[1.5, 0.2]])
-    angle = torch.tensor(0.7, requires_grad=True)
-    x_t = angle.cos() * x0 + angle.sin() * eps
-    slopes = [torch.autograd.grad(x_t[0, k], angle, retain_graph=True)[0] for k in (0, 1)]
-    v = PREDICTIONS["v"].target(x0, eps, math.cos(0.7), math.sin(0.7))
-    torch.testing.assert_close(v[0], torch.stack(slopes))

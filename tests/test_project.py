@@ -11,11 +11,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks import samplers
-from ddpm.process import PREDICTIONS
-from ddpm.runtime import DEVICES
-from ddpm.samplers import SAMPLERS
-from ddpm.schedules import SCHEDULES
-from ddpm.spacings import OPTIMISED, SPACINGS
+from ddpm.core.compute import _AVAILABLE
+from ddpm.core.settings import Settings
+from ddpm.data.datasets import DATASETS
+from ddpm.diffusion.predictions import PREDICTIONS
+from ddpm.diffusion.schedules import SCHEDULES
+from ddpm.networks.registry import NETWORKS
+from ddpm.sampling.registry import SAMPLERS
+from ddpm.sampling.spacings import OPTIMISED, SPACINGS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -23,19 +26,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def pins(name: str) -> dict[str, str]:
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    found = dict(line.split("==") for line in lines if "==" in line)
-    assert len(found) + 2 >= len(lines), f"{name} holds more than pins"
-    return {canonicalize_name(package): version for package, version in found.items()}
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    assert len(pinned) + 2 >= len(lines), f"{name} holds more than pins"
+    return {canonicalize_name(package): version for package, version in pinned.items()}
 
 
-@pytest.mark.parametrize("group", ["runtime", "dev"])
+@pytest.mark.parametrize("group", ["library", "pipeline", "dev"])
 def test_every_named_package_is_pinned_within_its_range(group: str) -> None:
-    ranges = PROJECT["dependencies"]
+    ranges = {"library": PROJECT["dependencies"]} | PROJECT["optional-dependencies"]
     pinned = pins("requirements.txt")
     if group == "dev":
-        ranges = PROJECT["optional-dependencies"]["dev"]
         pinned |= pins("requirements-dev.txt")
-    for text in ranges:
+    for text in ranges[group]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), text
     assert pinned["torch"] == "2.13.0"
@@ -112,31 +114,41 @@ def test_the_readmes_pictures_and_files_exist() -> None:
 def test_the_readmes_schedule_works_as_written() -> None:
     code = re.search(r"```python\n(class Constant.*?)\n\nSCHEDULES", README, re.DOTALL)
     assert code is not None
-    module = (ROOT / "ddpm" / "schedules.py").read_text(encoding="utf-8")
+    module = (ROOT / "ddpm" / "diffusion" / "schedules.py").read_text(encoding="utf-8")
     namespace: dict[str, object] = {"__name__": "with_constant"}
     exec(compile(module + "\n\n" + code[1], "with_constant", "exec"), namespace)
     constant = namespace["Constant"]
-    schedule = namespace["make_schedule"]("constant", constant(beta=0.01), 100)  # type: ignore[operator]
+    schedule = namespace["make_schedule"](constant(beta=0.01), 100)  # type: ignore[operator]
     assert float(schedule.beta[100]) == pytest.approx(0.1)
 
 
-def test_the_comments_in_params_name_every_choice() -> None:
+def test_the_names_in_the_comments_of_params_exist() -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    choices = {
-        "schedule": SCHEDULES,
-        "sampler": SAMPLERS,
-        "prediction": PREDICTIONS,
-        "device": DEVICES,
-    }
+    choices = {"prediction": PREDICTIONS, "device": ["auto", *_AVAILABLE]}
     for name, registry in choices.items():
         comment = re.search(rf"^ *{name}: \w+ +# ([\w| ]+)", text, re.MULTILINE)
         assert comment is not None
-        assert comment[1].strip().split(" | ") == list(registry), name
+        assert set(comment[1].strip().split(" | ")) <= set(registry), name
     above = re.search(r"# ([\w| ]+)\n  spacing: ", text)
     assert above is not None
-    assert above[1].split(" | ") == [*SPACINGS, *OPTIMISED]
-    assert list(shipped()["schedules"]) == list(SCHEDULES)
-    assert list(shipped()["samplers"]) == list(SAMPLERS)
+    assert set(above[1].split(" | ")) <= {*SPACINGS, *OPTIMISED}
+
+
+@pytest.mark.parametrize(
+    ("kind", "registry"),
+    [
+        ("datasets", DATASETS),
+        ("schedules", SCHEDULES),
+        ("networks", NETWORKS),
+        ("samplers", SAMPLERS),
+    ],
+)
+def test_every_name_in_a_registry_has_a_valid_section_in_params(
+    kind: str, registry: dict[str, type[Settings]]
+) -> None:
+    assert set(shipped()[kind]) == set(registry)
+    for name, settings in registry.items():
+        settings.model_validate(shipped()[kind][name])
 
 
 def test_make_lists_every_target_with_one_line() -> None:

@@ -7,9 +7,11 @@ import torch
 from conftest import changed, shipped, shipped_schedule
 from diffusers import DDPMScheduler
 
-from ddpm.errors import UserError
-from ddpm.params import Params
-from ddpm.schedules import SCHEDULES, Schedule, make_schedule, schedule_of
+from ddpm.core.errors import UserError
+from ddpm.core.params import Params
+from ddpm.diffusion.schedule import Schedule
+from ddpm.diffusion.schedules import SCHEDULES, ScheduleSettings, Sigmoid, make_schedule
+from stages.common.schedule import refuse_eps_without_signal, schedule_of
 
 
 @pytest.mark.parametrize("T", [50, 1000, 4000])
@@ -97,18 +99,87 @@ def test_a_schedule_without_its_settings_is_refused() -> None:
 
 def test_a_schedule_without_noise_is_refused() -> None:
     # The sigmoid is 1 to float64's last digit all the way.
-    given = {"start": 50, "end": 100, "tau": 1, "beta_max": 0.999}
-    values = SCHEDULES["sigmoid"].model_validate(given)
-    with pytest.raises(UserError, match=r"schedules\.sigmoid has a beta of nan at T = 100"):
-        make_schedule("sigmoid", values, 100)
+    settings = Sigmoid(start=50, end=100, tau=1, beta_max=0.999)
+    with pytest.raises(UserError, match=r"Sigmoid\(.* has betas from nan to nan at T = 100 but"):
+        make_schedule(settings, 100)
+
+
+class Constant(ScheduleSettings):
+    """The same beta at every step, whatever their number."""
+
+    value: float
+
+    def betas(self, T: int) -> torch.Tensor:
+        return torch.full((T,), self.value, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.0, 1.0, 1.5])
+@pytest.mark.parametrize("T", [10, 2000])
+def test_settings_that_no_number_of_steps_helps_are_refused(value: float, T: int) -> None:
+    with pytest.raises(
+        UserError, match=rf"Constant\(value={value}\) has betas from {value:.4g} .* at T = {T} but"
+    ) as refused:
+        make_schedule(Constant(value=value), T)
+    assert "change its settings under schedules" in str(refused.value)
+
+
+def test_one_step_alone_cannot_end_without_signal() -> None:
+    settings = SCHEDULES["cosine"].model_validate(shipped()["schedules"]["cosine"])
+    assert not make_schedule(settings, 2, zero_terminal_snr=True).has_terminal_signal
+    with pytest.raises(UserError, match=r"zero_terminal_snr is true but diffusion\.T is 1; raise"):
+        make_schedule(settings, 1, zero_terminal_snr=True)
+
+
+def test_eps_is_refused_where_no_signal_is_left() -> None:
+    values = changed(shipped(), **{"diffusion.zero_terminal_snr": True, "prediction": "v"})
+    refuse_eps_without_signal(Params.model_validate(values))
+    refuse_eps_without_signal(Params.model_validate(changed(shipped(), prediction="eps")))
+    with pytest.raises(
+        UserError, match=r"zero_terminal_snr is true but prediction is eps, from wh"
+    ):
+        refuse_eps_without_signal(Params.model_validate(changed(values, prediction="eps")))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_without_terminal_signal_the_amplitude_is_shifted_and_scaled(name: str) -> None:
+    values = changed(shipped(), **{"diffusion.zero_terminal_snr": True, "schedule": name})
+    rescaled, schedule = schedule_of(Params.model_validate(values)), shipped_schedule(name)
+    assert schedule.has_terminal_signal
+    assert not rescaled.has_terminal_signal
+    assert rescaled.levels(1000) == (0, 1)
+    root, before = rescaled.sqrt_alpha_bar, schedule.sqrt_alpha_bar
+    assert float(root[0]) == 1
+    assert float(root[1]) == pytest.approx(float(before[1]), rel=1e-14)
+    # The same map from 1 ... T to the new amplitudes at every step: affine.
+    slope = (root[1] - root[-1]) / (before[1] - before[-1])
+    torch.testing.assert_close(root[1:] - root[-1], slope * (before[1:] - before[-1]))
+
+
+def test_without_terminal_signal_alpha_bar_equals_that_of_diffusers() -> None:
+    theirs = DDPMScheduler(num_train_timesteps=1000, rescale_betas_zero_snr=True)
+    ours = shipped_schedule("linear").without_terminal_signal().alpha_bar[1:]
+    assert float((ours - theirs.alphas_cumprod.double()).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_time_of_a_log_snr_is_found_again(name: str) -> None:
+    schedule = shipped_schedule(name)
+    for t in (1e-3, 0.7, 1, 33.3, 500, 999.9, 1000):
+        a, sigma = schedule.levels(t)
+        assert schedule.log_snr_at(t) == pytest.approx(2 * math.log(a / sigma), rel=1e-6)
+        assert schedule.time_of_log_snr(schedule.log_snr_at(t)) == pytest.approx(t, rel=1e-6)
+    for t in (1, 500, 1000):
+        assert schedule.log_snr_at(t) == pytest.approx(float(schedule.log_snr[t]), rel=1e-9)
 
 
 @pytest.mark.parametrize("T", [1, 2, 3, 60, 1000])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_between_the_integers_alpha_bar_falls_and_meets_the_table(name: str, T: int) -> None:
-    if name.endswith("linear") and T < 60:
-        pytest.skip("needs more steps")
-    schedule = shipped_schedule(name, T)
+    try:
+        schedule = shipped_schedule(name, T)
+    except UserError:
+        assert T < 60
+        pytest.skip("the schedule needs more steps")
     for t in {0, 1, T // 2, T}:
         assert schedule.log_alpha_bar_at(t) == pytest.approx(
             float(schedule.log_alpha_bar[t]), rel=1e-15
@@ -123,8 +194,8 @@ def test_between_the_integers_alpha_bar_falls_and_meets_the_table(name: str, T: 
     assert schedule.time_of(schedule.log_alpha_bar_at(T) - 1) == T
 
 
-def test_between_the_integers_a_smooth_schedule_is_met_with_third_order() -> None:
-    # A table with every second step left out, against the one that has them.
+def test_interpolating_a_smooth_schedule_is_of_third_order() -> None:
+    # Halfway between the entries of a table, against the function that the table was taken from.
     errors = []
     for T in (50, 100, 200):
         r = torch.arange(T + 1, dtype=torch.float64) / T
@@ -141,6 +212,6 @@ def test_between_the_integers_a_smooth_schedule_is_met_with_third_order() -> Non
 
 
 @pytest.mark.parametrize("t", [-0.1, 1000.001, math.nan])
-def test_a_time_outside_is_refused(t: float) -> None:
+def test_a_time_outside_the_schedule_is_refused(t: float) -> None:
     with pytest.raises(ValueError, match=r"but should be in \[0, 1000\]"):
         shipped_schedule("linear").log_alpha_bar_at(t)

@@ -9,18 +9,21 @@ import torch
 from conftest import shipped_schedule
 from torch import nn
 
-from ddpm import training
-from ddpm.checkpoint import Checkpoint
-from ddpm.denoiser import ResidualMLP
-from ddpm.errors import UserError
-from ddpm.params import Params
-from ddpm.process import PREDICTIONS, Denoiser
-from ddpm.runtime import stream
-from ddpm.training import Record, Task, learning_rate, loss_of, train
+from ddpm.core.compute import stream
+from ddpm.core.errors import UserError
+from ddpm.core.params import Params
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.predictions import PREDICTIONS
+from ddpm.networks.network import Network
+from ddpm.networks.registry import NETWORKS
+from ddpm.training import loop
+from ddpm.training.checkpoint import Checkpoint
+from ddpm.training.loop import Record, Task, denoising_loss, learning_rate, train
+from stages.common.params import select
 
 
-def made(params: Params) -> ResidualMLP:
-    network = ResidualMLP(params.model, params.diffusion.T)
+def initialised(params: Params) -> Network:
+    network = select(params, "network", NETWORKS).build(params.diffusion.T)
     network.initialise(generator=stream(0, "network"))
     return network
 
@@ -36,7 +39,7 @@ def trained(
     checkpoint: Checkpoint | None = None,
     **settings: float,
 ) -> tuple[nn.Module, nn.Module, list[Record]]:
-    network = made(params)
+    network = initialised(params)
     points = torch.randn(64, 2, generator=stream(0, "points"))
     changed = params.train.model_copy(update=settings)
     averaged, records = train(
@@ -68,7 +71,7 @@ def test_times_are_stratified_over_one_to_T(n: int) -> None:  # noqa: N802
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_a_batch_asks_for_what_the_prediction_says(prediction: str) -> None:
+def test_a_batch_asks_for_the_target_of_the_prediction(prediction: str) -> None:
     task = task_of(prediction)
     x0 = torch.randn(50, 2, generator=stream(0, "x0"))
     batch = task.batch(x0, generator=stream(0, "batch"))
@@ -89,15 +92,15 @@ def test_the_rate_rises_and_then_falls_as_a_cosine(params: Params) -> None:
     assert rates[500] == pytest.approx(1.0)
     assert rates[999] < 1e-4
     assert all(a > b for a, b in itertools.pairwise(rates[100:]))
-    none = settings.model_copy(update={"warmup": 0})
-    assert learning_rate(none, 0) == 2.0
+    without_warmup = settings.model_copy(update={"warmup": 0})
+    assert learning_rate(without_warmup, 0) == 2.0
 
 
 def test_weights_as_one_vector_give_the_same_output_and_gradient(params: Params) -> None:
-    network, x = made(params), torch.randn(9, 2, generator=stream(0, "x"))
+    network, x = initialised(params), torch.randn(9, 2, generator=stream(0, "x"))
     nn.init.normal_(network.read_out.weight, generator=stream(0, "weight"))
     plain = copy.deepcopy(network)
-    vector = training._as_one_vector(network)
+    vector = loop._as_one_vector(network)
     for model in (plain, network):
         model(x, torch.tensor([3.0])).square().sum().backward()
     assert torch.equal(vector, nn.utils.parameters_to_vector(plain.parameters()))
@@ -110,8 +113,8 @@ def test_weights_as_one_vector_give_the_same_output_and_gradient(params: Params)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_same_seed_gives_the_same_bits(params: Params, prediction: str) -> None:
     runs = [trained(params, prediction) for _ in range(2)]
-    for which in (0, 1):
-        states = [run[which].state_dict() for run in runs]
+    for k in (0, 1):
+        states = [run[k].state_dict() for run in runs]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert runs[0][2] == runs[1][2]
 
@@ -123,13 +126,13 @@ def test_records_come_at_every_interval_and_at_the_end(params: Params) -> None:
 
 
 def test_the_average_follows_the_weights_with_the_ramped_decay(
-    params: Params, monkeypatch: pytest.MonkeyPatch
+    params: Params,
 ) -> None:
     # After step k the decay is (1 + k) / (10 + k), at most ema_decay: with 0 it is the weights.
     network, averaged, _ = trained(params, ema_decay=0.0)
-    for one, other in zip(network.parameters(), averaged.parameters(), strict=True):
-        assert torch.equal(one, other)
-    start = nn.utils.parameters_to_vector(made(params).parameters())
+    for weight, average in zip(network.parameters(), averaged.parameters(), strict=True):
+        assert torch.equal(weight, average)
+    start = nn.utils.parameters_to_vector(initialised(params).parameters())
     network, averaged, _ = trained(params, steps=1, ema_decay=0.999)
     end = nn.utils.parameters_to_vector(network.parameters())
     expected = start + (end - start) * 0.9
@@ -144,7 +147,7 @@ def test_clipping_bounds_the_first_step(params: Params) -> None:
     moved = {}
     for clip in (1e9, 1e-12):
         network, *_ = trained(params, steps=1, warmup=0, grad_clip=clip)
-        start = nn.utils.parameters_to_vector(made(params).parameters())
+        start = nn.utils.parameters_to_vector(initialised(params).parameters())
         end = nn.utils.parameters_to_vector(network.parameters())
         moved[clip] = (end - start).abs().max().item()
     assert moved[1e9] == pytest.approx(params.train.lr, rel=1e-3)
@@ -155,7 +158,7 @@ def test_clipping_bounds_the_first_step(params: Params) -> None:
 def test_one_point_is_learned(params: Params, prediction: str) -> None:
     # All data at c: the best prediction is known, and its loss is 0.
     point = torch.tensor([[0.8, -0.5]])
-    network, task = made(params), task_of(prediction)
+    network, task = initialised(params), task_of(prediction)
     settings = params.train.model_copy(update={"steps": 1500, "batch": 128, "lr": 0.01})
     averaged, records = train(network, task, point, point, settings=settings, seed=0)
     scale = float(task.batch(point.repeat(999, 1), generator=stream(1, "s")).target.square().mean())
@@ -173,7 +176,7 @@ def test_the_validation_loss_repeats_its_noise(params: Params) -> None:
     assert len({record.loss for record in records}) == 3
 
 
-def test_training_that_diverges_is_told_in_one_line(params: Params) -> None:
+def test_training_that_diverges_is_reported_in_one_line(params: Params) -> None:
     with pytest.raises(
         UserError, match=r"diverged by step \d+ \(loss .*\) with train\.lr = 10; low"
     ):
@@ -183,9 +186,9 @@ def test_training_that_diverges_is_told_in_one_line(params: Params) -> None:
 def test_the_loss_is_the_mean_over_points_and_coordinates(params: Params) -> None:
     task = task_of("eps")
     batch = task.batch(torch.zeros(40, 2), generator=stream(0, "batch"))
-    # A new network says zero.
+    # A new network predicts zero.
     expected = sum(float(value) ** 2 for value in batch.target.flatten()) / 80
-    assert loss_of(made(params), batch).item() == pytest.approx(expected, rel=1e-5)
+    assert denoising_loss(initialised(params), batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_validation_uses_the_averaged_weights(params: Params) -> None:
@@ -193,14 +196,14 @@ def test_validation_uses_the_averaged_weights(params: Params) -> None:
     task = task_of("v")
     points = torch.randn(64, 2, generator=stream(0, "points"))
     batch = task.batch(
-        points[:20].repeat(training._VALIDATION_DRAWS, 1), generator=stream(0, "train/validation")
+        points[:20].repeat(loop._VALIDATION_DRAWS, 1), generator=stream(0, "train/validation")
     )
     with torch.no_grad():
-        assert records[-1].val_loss == pytest.approx(float(loss_of(averaged, batch)))
+        assert records[-1].val_loss == pytest.approx(float(denoising_loss(averaged, batch)))
 
 
 @pytest.mark.parametrize("after", [1, 2, 5])
-def test_training_that_was_cut_off_goes_on_to_the_same_bits(
+def test_interrupted_training_resumes_to_the_same_bits(
     params: Params,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -208,31 +211,63 @@ def test_training_that_was_cut_off_goes_on_to_the_same_bits(
     after: int,
 ) -> None:
     # A checkpoint at every chunk of 7 steps; records at every 20: also between the two.
-    monkeypatch.setattr(training, "_CHUNK", 7)
-    monkeypatch.setattr(training, "_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_LONGER", 0)
+    monkeypatch.setattr(loop, "_CHUNK", 7)
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "_CHECKPOINT_RATIO", 0)
     network, averaged, records = trained(params, steps=50)
-    checkpoint = Checkpoint.of(tmp_path, "train", {})
+    checkpoint = Checkpoint.of(tmp_path, {})
     saved = 0
-    plain = Checkpoint.save
+    save = Checkpoint.save
 
-    def cut_off(self: Checkpoint, tensors: Any, progress: Any) -> None:  # noqa: ANN401
+    def save_and_interrupt(self: Checkpoint, tensors: Any, progress: Any) -> None:  # noqa: ANN401
         nonlocal saved
-        plain(self, tensors, progress)
+        save(self, tensors, progress)
         saved += 1
         if saved == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Checkpoint, "save", cut_off)
+    monkeypatch.setattr(Checkpoint, "save", save_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         trained(params, checkpoint=checkpoint, steps=50)
-    monkeypatch.setattr(Checkpoint, "save", plain)
-    again = trained(params, checkpoint=checkpoint, steps=50)
+    monkeypatch.setattr(Checkpoint, "save", save)
+    resumed = trained(params, checkpoint=checkpoint, steps=50)
     assert (
-        f"going on after step {7 * (after - 1)}, from {checkpoint.path}\n"
+        f"resuming training after step {7 * (after - 1)}, from {checkpoint.path}\n"
         in capsys.readouterr().out
     )
-    for one, other in zip((network, averaged), again[:2], strict=True):
-        states = one.state_dict(), other.state_dict()
+    for uninterrupted, other in zip((network, averaged), resumed[:2], strict=True):
+        states = uninterrupted.state_dict(), other.state_dict()
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert again[2] == records
+    assert resumed[2] == records
+
+
+def test_checkpoints_become_rarer_where_saving_one_takes_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    timer = loop._CheckpointTimer()
+    assert not timer.is_due()
+    now += 1
+    assert timer.is_due()
+
+    def save(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    for seconds, pause in ((0.01, 1.0), (0.5, 10.0)):
+        timer.run(lambda seconds=seconds: save(seconds))
+        now += pause - 1e-6
+        assert not timer.is_due()
+        now += 2e-6
+        assert timer.is_due()
+
+
+def test_a_task_wraps_the_network_that_it_trained(params: Params) -> None:
+    task, network = task_of("v"), initialised(params).train()
+    denoiser = task.denoiser(network)
+    assert denoiser.function is network
+    assert not network.training
+    assert (denoiser.prediction, denoiser.schedule) == (task.prediction, task.schedule)
+    # The network is float32, and the points may be float64.
+    assert denoiser.predict(torch.zeros(2, 2).double(), 3.5).dtype == torch.float64

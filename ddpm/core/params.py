@@ -1,0 +1,224 @@
+"""The parameters of the pipeline as pydantic models: one model for each section of params.yaml.
+
+The sections `datasets`, `schedules`, `networks` and `samplers` are plain values here. The room that
+owns such a kind defines its models and registers them by name; `ddpm.core.settings.configure`
+validates a section as the model that a name selects.
+"""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ddpm.core.errors import UserError
+from ddpm.core.settings import (
+    PARAMS_FILE,
+    AtLeastTwo,
+    Count,
+    Integer,
+    Positive,
+    Real,
+    Settings,
+    Tolerance,
+)
+
+# With more steps the spacing matters little, and optimising it takes long.
+_MAX_OPTIMISED_STEPS = 50
+# Recorded points, trajectories times frames: they are held in memory together.
+_MAX_TRAJECTORY_POINTS = 20_000_000
+
+
+class DataSettings(Settings):
+    """Numbers of training and of test points."""
+
+    n_train: AtLeastTwo
+    n_test: AtLeastTwo
+
+
+class DiffusionSettings(Settings):
+    """Number of steps T from data (t = 0) to noise (t = T), and whether no signal is left at T."""
+
+    T: Annotated[Integer, Field(ge=1, le=100_000)]
+    zero_terminal_snr: bool
+
+
+class TrainSettings(Settings):
+    """AdamW with warm-up, cosine decay, gradient clipping, and an average of the weights.
+
+    `log_every` is the number of steps between two rows of the training curve.
+    """
+
+    steps: Count
+    batch: Count
+    lr: Annotated[Positive, Field(le=10)]
+    warmup: Annotated[Integer, Field(ge=0)]
+    weight_decay: Annotated[Real, Field(ge=0, le=10)]
+    ema_decay: Annotated[Real, Field(ge=0, lt=1)]
+    grad_clip: Positive
+    log_every: Count
+
+
+class SampleSettings(Settings):
+    """Samples to draw, and trajectories to record.
+
+    `steps` is the number of denoiser evaluations for each sample, and `block` the number of points
+    that are sampled at once. Trajectories are recorded at `frames` times.
+    """
+
+    n: AtLeastTwo
+    steps: Count
+    spacing: str
+    block: Count
+    trajectories: Count
+    frames: Annotated[Integer, Field(ge=2, le=10_000)]
+
+
+class MeasureModelSettings(Settings):
+    """Numbers of true points for each measurement of the model, and the ODE solver's tolerance.
+
+    `density_grid` is the number of points along each side of the picture of the density.
+    """
+
+    n_denoising: AtLeastTwo
+    n_likelihood: AtLeastTwo
+    n_exact: AtLeastTwo
+    n_memory: AtLeastTwo
+    tolerance: Tolerance
+    density_grid: Annotated[Integer, Field(ge=2, le=1000)]
+
+
+class MeasureSamplesSettings(Settings):
+    """Pairs of independent true samples that give the floor and standard error of each distance.
+
+    `directions` is the number of projections of the sliced Wasserstein distance.
+    """
+
+    null_pairs: Annotated[Integer, Field(ge=2, le=1000)]
+    directions: Annotated[Integer, Field(ge=1, le=10_000)]
+
+
+class AttributeErrorSettings(Settings):
+    """Samples of each combination of denoiser and solver, and the converged solver's tolerance."""
+
+    n: AtLeastTwo
+    tolerance: Tolerance
+
+
+def _parse_numbers(value: object) -> object:
+    """Convert "5 8 10", or one number, to a tuple.
+
+    Numbers are written as text because DVC rewrites YAML lists.
+    """
+    text = "" if isinstance(value, bool | list | dict) else str(value)
+    if not re.fullmatch(r"[1-9][0-9]{0,4}( +[1-9][0-9]{0,4})*", text.strip()):
+        raise ValueError("should be whole numbers from 1 to 99999 with spaces between them")
+    return tuple(int(word) for word in text.split())
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_parse_numbers)]
+
+
+def _refuse_many_steps(values: tuple[int, ...]) -> tuple[int, ...]:
+    if max(values) > _MAX_OPTIMISED_STEPS:
+        raise ValueError(f"should be at most {_MAX_OPTIMISED_STEPS} each")
+    return values
+
+
+class OptimiseSpacingsSettings(Settings):
+    """Sampler and numbers of steps whose times are optimised.
+
+    The error is measured on `n` points, against the flow solved to `tolerance`.
+    """
+
+    sampler: str
+    steps: Annotated[Numbers, AfterValidator(_refuse_many_steps)]
+    n: Annotated[Integer, Field(ge=10, le=100_000)]
+    tolerance: Tolerance
+
+
+class CompareSamplersSettings(Settings):
+    """Cells of the comparison: numbers of denoiser evaluations by "sampler/spacing".
+
+    Each takes `n` samples. The exact denoiser is included up to `exact_up_to` evaluations, beyond
+    which it takes too long.
+    """
+
+    n: Annotated[Integer, Field(ge=2, le=100_000)]
+    exact_up_to: Count
+    cells: dict[str, Numbers]
+
+
+def _refuse_nesting(value: object) -> object:
+    # A small file with nested YAML aliases could otherwise expand to an enormous structure.
+    if isinstance(value, dict | list):
+        raise ValueError("should be a number or a name")
+    return value
+
+
+Sections = dict[str, dict[str, Annotated[Any, AfterValidator(_refuse_nesting)]]]
+
+
+class Params(Settings):
+    """All of params.yaml."""
+
+    seed: Annotated[Integer, Field(ge=0, le=2**63 - 1)]
+    dataset: str
+    schedule: str
+    network: str
+    prediction: str
+    sampler: str
+    device: str
+    datasets: Sections
+    data: DataSettings
+    diffusion: DiffusionSettings
+    schedules: Sections
+    networks: Sections
+    train: TrainSettings
+    samplers: Sections
+    sample: SampleSettings
+    optimise_spacings: OptimiseSpacingsSettings
+    measure_model: MeasureModelSettings
+    measure_samples: MeasureSamplesSettings
+    attribute_error: AttributeErrorSettings
+    compare_samplers: CompareSamplersSettings
+
+
+def refuse_contradictions(params: Params) -> None:
+    """Refuse sizes that do not fit together, such as more sampling steps than the schedule has.
+
+    Raises:
+        UserError: If two parameters contradict each other.
+    """
+    sample, train, data = params.sample, params.train, params.data
+    measure = params.measure_model
+    if sample.steps > params.diffusion.T:
+        raise UserError(
+            f"sample.steps is {sample.steps} but the schedule has T = {params.diffusion.T};"
+            f" lower sample.steps in {PARAMS_FILE}"
+        )
+    if sample.trajectories > sample.n:
+        raise UserError(
+            f"sample.trajectories is {sample.trajectories} but sample.n is {sample.n};"
+            f" lower sample.trajectories in {PARAMS_FILE}"
+        )
+    if sample.trajectories * sample.frames > _MAX_TRAJECTORY_POINTS:
+        raise UserError(
+            f"sample.trajectories is {sample.trajectories} and sample.frames {sample.frames} but"
+            f" their product should be at most {_MAX_TRAJECTORY_POINTS}; lower one of them in"
+            f" {PARAMS_FILE}"
+        )
+    if measure.n_exact > measure.n_likelihood:
+        raise UserError(
+            f"measure_model.n_exact is {measure.n_exact} but measure_model.n_likelihood is"
+            f" {measure.n_likelihood}; lower measure_model.n_exact in {PARAMS_FILE}"
+        )
+    if measure.n_memory > min(data.n_train, data.n_test):
+        raise UserError(
+            f"measure_model.n_memory is {measure.n_memory} but data.n_train is {data.n_train} and"
+            f" data.n_test is {data.n_test}; lower measure_model.n_memory in {PARAMS_FILE}"
+        )
+    if train.warmup > train.steps:
+        raise UserError(
+            f"train.warmup is {train.warmup} but train.steps is {train.steps};"
+            f" lower train.warmup in {PARAMS_FILE}"
+        )

@@ -1,0 +1,99 @@
+"""A residual MLP over Fourier features of the point and of the time.
+
+    f = [x, sin(2 pi B x), cos(2 pi B x), sin(w t / T), cos(w t / T)]
+    h = W f + b
+    h = h + W silu(h) + b          for each block
+    out = W silu(h) + b            starts at 0
+
+B is random and fixed. It lets a small network resolve the windings of the spiral. Training is fast
+because a block has only one matrix product, and the time features have none of their own.
+
+References:
+    Tancik et al. 2020 (Fourier features), https://arxiv.org/abs/2006.10739
+    Vaswani et al. 2017, section 3.5 (sinusoidal features of time), https://arxiv.org/abs/1706.03762
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from typing_extensions import override
+
+from ddpm.core.settings import Integer, Positive
+from ddpm.networks.network import Network, NetworkSettings
+
+_DIMENSIONS = 2
+# The slowest feature makes a quarter turn over t = 0 ... T; the fastest resolves about T / 64.
+_SLOWEST, _FASTEST = math.pi / 2, 32 * math.pi
+
+
+class ResidualMLPSettings(NetworkSettings):
+    """Sizes of the network.
+
+    `fourier_scale` is the standard deviation of the frequencies B, in cycles per model unit.
+    """
+
+    width: Annotated[Integer, Field(ge=2, le=8192)]
+    blocks: Annotated[Integer, Field(ge=0, le=64)]
+    fourier_features: Annotated[Integer, Field(ge=0, le=8192)]
+    fourier_scale: Annotated[Positive, Field(le=1000)]
+    time_features: Annotated[Integer, Field(ge=1, le=8192)]
+
+    @override
+    def build(self, T: int) -> "ResidualMLP":
+        return ResidualMLP(self, T)
+
+
+class ResidualMLP(Network):
+    """Network for points in the plane, as the module describes it.
+
+    Args:
+        settings: Sizes and scales.
+        T: Number of steps. The network depends on t through t / T.
+    """
+
+    frequencies: Tensor
+    time_frequencies: Tensor
+
+    def __init__(self, settings: ResidualMLPSettings, T: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.T = T
+        self.register_buffer("frequencies", torch.empty(_DIMENSIONS, settings.fourier_features))
+        self.register_buffer("time_frequencies", torch.empty(settings.time_features))
+        features = _DIMENSIONS + 2 * settings.fourier_features + 2 * settings.time_features
+        self.read_in = nn.Linear(features, settings.width)
+        self.blocks = nn.ModuleList(
+            nn.Linear(settings.width, settings.width) for _ in range(settings.blocks)
+        )
+        self.read_out = nn.Linear(settings.width, _DIMENSIONS)
+
+    @override
+    @torch.no_grad()
+    def initialise(self, *, generator: torch.Generator) -> None:
+        self.frequencies.normal_(0, self.settings.fourier_scale, generator=generator)
+        exponents = torch.linspace(0, 1, self.settings.time_features)
+        self.time_frequencies.copy_(_SLOWEST * (_FASTEST / _SLOWEST) ** exponents)
+        for layer in (self.read_in, *self.blocks):
+            bound = 1 / math.sqrt(layer.in_features)
+            for parameter in layer.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
+        for parameter in self.read_out.parameters():
+            parameter.zero_()
+
+    @override
+    def forward(
+        self, x_t: Float[Tensor, "batch 2"], t: Float[Tensor, " #batch"]
+    ) -> Float[Tensor, "batch 2"]:
+        phase = 2 * math.pi * x_t @ self.frequencies
+        time_phase = (t / self.T)[:, None] * self.time_frequencies
+        time = torch.cat((time_phase.sin(), time_phase.cos()), dim=1).expand(len(x_t), -1)
+        h: Tensor = self.read_in(torch.cat((x_t, phase.sin(), phase.cos(), time), dim=1))
+        for block in self.blocks:
+            h = h + block(silu(h))
+        prediction: Tensor = self.read_out(silu(h))
+        return prediction

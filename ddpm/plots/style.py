@@ -1,0 +1,98 @@
+"""The style that all figures share, and functions that write figures and animations to files.
+
+The bytes of a file depend on the data alone: the user's matplotlibrc is ignored, and the file
+contains no date and no version. Decorate every function that draws a figure with `styled()`. Points
+are arrays of shape (n, 2).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+Points = Float[np.ndarray, "n 2"]
+OtherPoints = Float[np.ndarray, "m 2"]
+Frames = Float[np.ndarray, "k n 2"]
+Values = Sequence[float]
+
+TRUTH, MODEL, NOISE = "#1b6ca8", "#d1495b", "#6c757d"
+_MILLISECONDS_PER_FRAME, _MILLISECONDS_AT_END = 60, 2000
+
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 130,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Context manager, or decorator, inside which matplotlib draws in the style of this project."""
+    with mpl.style.context(["default", _STYLE]):
+        yield
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG with a palette, a third as large as one in full colour."""
+    image = _render(figure, colors=256)
+    image.save(path, optimize=True)
+
+
+def animate(figure: Figure, show: Callable[[int], None], frames: int, path: Path) -> None:
+    """Write an animation as a GIF that loops forever.
+
+    Args:
+        figure: The figure, which is drawn once for each frame.
+        show: Updates the figure to frame k = 0 ... frames - 1.
+        frames: Number of frames.
+        path: File to write.
+    """
+    show(0)
+    images = [_render(figure)]
+    # All frames share the layout of the first: computing it takes most of the time of a frame.
+    figure.set_layout_engine("none")
+    for k in range(1, frames):
+        show(k)
+        images.append(_render(figure))
+    durations = [_MILLISECONDS_PER_FRAME] * (frames - 1) + [_MILLISECONDS_AT_END]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+
+
+def cloud(axes: Axes, points: Points, color: str, *, limit: float, size: float = 1.5) -> Line2D:
+    """Draw points in the square [-limit, limit]^2, with equal aspect, and return their artist."""
+    (dots,) = axes.plot(*points.T, ".", color=color, markersize=size, markeredgewidth=0)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    return dots
+
+
+def count_outside(points: Points, limit: float) -> str:
+    """Describe how many points lie outside [-limit, limit]^2; empty if there are none."""
+    outside = int((np.abs(points) > limit).any(axis=1).sum())
+    return f"{outside:,} outside" if outside else ""
+
+
+def square_extent(reach: float, side: int) -> tuple[float, float, float, float]:
+    """Extent of an image whose outermost pixels are centred at -reach and reach."""
+    edge = reach * side / (side - 1)
+    return (-edge, edge, -edge, edge)
+
+
+@styled()
+def _render(figure: Figure, colors: int = 64) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(colors)

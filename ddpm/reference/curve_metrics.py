@@ -1,0 +1,75 @@
+"""Metrics of the position of samples relative to the curve of their data set, by name.
+
+To add a metric, write a function of the projections onto the curve and enter it in CURVE_METRICS at
+the end.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float64
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm.data.curves import Curve
+
+Points = Float64[Tensor, "n 2"]
+
+
+class Projections(NamedTuple):
+    """Projections of points onto a curve.
+
+    Attributes:
+        curve: The curve.
+        u: Parameter of the nearest point of the curve.
+        distance: Distance to that point, data units.
+    """
+
+    curve: Curve
+    u: Float64[Tensor, " n"]
+    distance: Float64[Tensor, " n"]
+
+
+def curve_rms(projections: Projections) -> float:
+    """Root mean square of the distance to the curve, data units."""
+    return math.sqrt(float(projections.distance.square().mean()))
+
+
+def curve_ks(projections: Projections) -> float:
+    """Kolmogorov-Smirnov distance of the position along the curve from the uniform distribution."""
+    return projections.curve.uniformity(projections.u)
+
+
+def measure_on_curve(
+    curve: Curve, samples: Points, true_sets: Sequence[Points]
+) -> dict[str, dict[str, float]]:
+    """Compute every metric in CURVE_METRICS for the samples and for true sets of the same size.
+
+    Args:
+        curve: The curve of the data set.
+        samples: Samples of the model, data units.
+        true_sets: Independent sets of true points, at least two.
+
+    Returns:
+        For each metric its `value` for the samples, and as `truth` and `se` its mean and standard
+        deviation over the true sets.
+    """
+    sets = tqdm([samples, *true_sets], desc="curve", unit="set", disable=None)
+    projections = [Projections(curve, *curve.project(points)) for points in sets]
+    metrics = {}
+    for name, metric in CURVE_METRICS.items():
+        value, *true_values = map(metric, projections)
+        metrics[name] = {
+            "value": value,
+            "truth": statistics.mean(true_values),
+            "se": statistics.stdev(true_values),
+        }
+    return metrics
+
+
+CURVE_METRICS: dict[str, Callable[[Projections], float]] = {
+    "curve_rms": curve_rms,
+    "curve_ks": curve_ks,
+}

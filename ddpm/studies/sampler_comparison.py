@@ -1,0 +1,223 @@
+"""Samplers compared at equal cost, on the network and on the exact denoiser.
+
+With the exact denoiser, the error that remains is the sampler's own; the difference between the two
+is what the network has not learned. Every cell starts from the same noise.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from jaxtyping import Float64
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm.core.params import MeasureSamplesSettings
+from ddpm.core.settings import choose
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.schedule import Schedule
+from ddpm.reference.distances import DISTANCES
+from ddpm.reference.estimates import null_distances, with_floor
+from ddpm.reference.log_density import LogDensityMeasure
+from ddpm.reference.model_under_test import ModelUnderTest
+from ddpm.sampling.loop import draw_samples
+from ddpm.sampling.registry import SAMPLERS
+from ddpm.sampling.sampler import Sampler
+from ddpm.sampling.spacings import (
+    SPACINGS,
+    OptimisedTimes,
+    choose_spacing,
+    require_terminal_signal,
+    sampling_times,
+)
+
+Points = Float64[Tensor, "n 2"]
+
+# Points sampled at once; small enough that every core has work.
+_BLOCK = 1250
+
+COLUMNS = (
+    "sampler",
+    "spacing",
+    "evaluations",
+    "denoiser",
+    *(f"{distance}{part}" for distance in DISTANCES for part in ("", "_se", "_floor")),
+    "log_density",
+    "log_density_se",
+    "log_density_truth",
+    "strays",
+)
+
+
+class Cell(NamedTuple):
+    """A sampler with a spacing, and the number of denoiser evaluations that it may use."""
+
+    sampler: str
+    spacing: str
+    evaluations: int
+
+
+class ComparedCell(NamedTuple):
+    """A cell with a denoiser: the evaluations used, the samples (data units), and their metrics."""
+
+    cell: Cell
+    denoiser: str
+    evaluations: int
+    points: Points
+    metrics: dict[str, float]
+
+    def row(self) -> dict[str, Any]:
+        """Values of COLUMNS."""
+        names = {
+            "sampler": self.cell.sampler,
+            "spacing": self.cell.spacing,
+            "evaluations": self.evaluations,
+            "denoiser": self.denoiser,
+        }
+        return names | self.metrics
+
+
+def parse_cells(cells: Mapping[str, Sequence[int]]) -> list[Cell]:
+    """Parse the cells of params.yaml, which map "sampler/spacing" to numbers of evaluations.
+
+    Raises:
+        UserError: If a name does not consist of a known sampler and a known spacing.
+    """
+    parsed = []
+    for name, budgets in cells.items():
+        sampler, _, spacing = name.partition("/")
+        choose(f"the sampler of compare_samplers.cells.{name}", sampler, SAMPLERS)
+        choose_spacing(f"the spacing of compare_samplers.cells.{name}", spacing)
+        parsed += [Cell(sampler, spacing, evaluations) for evaluations in budgets]
+    return parsed
+
+
+def steps_of(cell: Cell, samplers: Mapping[str, Sampler]) -> int:
+    """Largest number of steps that the evaluations of a cell allow."""
+    return samplers[cell.sampler].steps_within(cell.evaluations)
+
+
+def is_valid(cell: Cell, samplers: Mapping[str, Sampler], schedule: Schedule) -> bool:
+    """Whether a cell can run: it has at most T steps, and does not need an infinite log SNR."""
+    spacing = SPACINGS.get(cell.spacing)
+    uses_log_snr = samplers[cell.sampler].uses_log_snr or spacing is None or spacing.uses_log_snr
+    return steps_of(cell, samplers) <= schedule.T and (
+        schedule.has_terminal_signal or not uses_log_snr
+    )
+
+
+def valid_cells(
+    cells: Iterable[Cell], samplers: Mapping[str, Sampler], schedule: Schedule
+) -> list[Cell]:
+    """Cells that can run; of those with the same number of steps, only the last is included."""
+    distinct = {
+        (cell.sampler, cell.spacing, steps_of(cell, samplers)): cell
+        for cell in cells
+        if is_valid(cell, samplers, schedule)
+    }
+    return list(distinct.values())
+
+
+class SampleEvaluator:
+    """Measures samples, in data units: their distances to a true set, and their mean log density.
+
+    The true sets are drawn once, and serve for all samples.
+
+    Args:
+        model: Supplies the exact distribution.
+        n: Number of points of each true set; samples should have as many.
+        settings: Number of pairs of true sets, which give the floors, and settings of distances.
+    """
+
+    def __init__(self, model: ModelUnderTest, n: int, settings: MeasureSamplesSettings) -> None:
+        true_set, pairs = model.true_sets(n, settings.null_pairs, "compare")
+        distances_to = {
+            name: partial(distance, settings=settings) for name, distance in DISTANCES.items()
+        }
+        self._distances = {name: distance(true_set) for name, distance in distances_to.items()}
+        self._null = {
+            name: null_distances(distance, pairs) for name, distance in distances_to.items()
+        }
+        self._log_density = LogDensityMeasure(model, true_set, *itertools.chain(*pairs))
+
+    def __call__(self, points: Points) -> dict[str, float]:
+        """Compute all distances, and the mean log density (see `LogDensityMeasure`)."""
+        metrics: dict[str, float] = {}
+        for name, distance in self._distances.items():
+            estimate = with_floor(distance(points), self._null[name])
+            metrics |= {
+                name: estimate.value,
+                f"{name}_se": estimate.se,
+                f"{name}_floor": estimate.floor,
+            }
+        log_density = self._log_density(points, "compare")
+        return metrics | {
+            "log_density": log_density.mean.value,
+            "log_density_se": log_density.mean.se,
+            "log_density_truth": self._log_density.truth.value,
+            "strays": log_density.strays,
+        }
+
+
+def compare(
+    model: ModelUnderTest,
+    samplers: Mapping[str, Sampler],
+    cells: Sequence[Cell],
+    optimised: OptimisedTimes,
+    evaluator: SampleEvaluator,
+    *,
+    n: int,
+    exact_up_to: int,
+) -> list[ComparedCell]:
+    """Sample every cell with the network and, unless it takes too long, with the exact denoiser.
+
+    Args:
+        model: The model, and the exact distribution.
+        samplers: Samplers by name.
+        cells: Cells to sample; see `valid_cells`.
+        optimised: Times of the optimised spacings.
+        evaluator: Computes the metrics of the samples.
+        n: Number of samples of each cell.
+        exact_up_to: Largest number of evaluations for which the exact denoiser is included.
+
+    Raises:
+        UserError: If a cell cannot run; see `is_valid`.
+    """
+    compared = []
+    for cell in tqdm(cells, desc="compare", unit="cell", disable=None):
+        sampler, times = plan(cell, samplers, model.schedule, optimised)
+        denoisers = {"network": model.denoiser}
+        if cell.evaluations <= exact_up_to:
+            denoisers["exact"] = model.exact.denoiser
+        for name, denoiser in denoisers.items():
+            points, evaluations = sample_cell(model, sampler, times, denoiser, n)
+            compared.append(ComparedCell(cell, name, evaluations, points, evaluator(points)))
+    return compared
+
+
+def plan(
+    cell: Cell, samplers: Mapping[str, Sampler], schedule: Schedule, optimised: OptimisedTimes
+) -> tuple[Sampler, list[float]]:
+    """Sampler and times of a cell, with as many steps as its evaluations allow."""
+    sampler = samplers[cell.sampler]
+    if sampler.uses_log_snr:
+        require_terminal_signal(schedule, f"sampler {cell.sampler}")
+    return sampler, sampling_times(cell.spacing, schedule, steps_of(cell, samplers), optimised)
+
+
+def sample_cell(
+    model: ModelUnderTest, sampler: Sampler, times: Sequence[float], denoiser: Denoiser, n: int
+) -> tuple[Points, int]:
+    """Draw n samples; returns them, in data units, and the evaluations used for each of them."""
+    x, evaluations = draw_samples(
+        sampler,
+        denoiser,
+        times,
+        n=n,
+        block=_BLOCK,
+        seed=model.seed,
+        device="cpu",
+        clean=model.fresh(n, "compare/clean"),
+    )
+    return model.scaling.to_data(x.double()), evaluations

@@ -1,0 +1,17 @@
+"""The device that params.yaml names, with deterministic algorithms."""
+
+import torch
+
+from ddpm.core.compute import resolve_device
+from ddpm.core.params import Params
+
+
+def device_of(params: Params) -> torch.device:
+    """Find the device; on an accelerator, ask torch for deterministic algorithms.
+
+    Raises:
+        UserError: If this machine has no such device.
+    """
+    device = resolve_device(params.device)
+    torch.use_deterministic_algorithms(device.type != "cpu")
+    return device

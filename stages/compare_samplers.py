@@ -1,0 +1,58 @@
+"""Compare samplers at equal cost, on the network and on the exact denoiser."""
+
+from ddpm.reference.model_under_test import load_model_under_test
+from ddpm.sampling.registry import SAMPLERS
+from ddpm.studies.sampler_comparison import (
+    COLUMNS,
+    SampleEvaluator,
+    compare,
+    parse_cells,
+    valid_cells,
+)
+from stages.common.files import read_spacings, write_arrays
+from stages.common.params import load_params, select
+from stages.common.paths import COMPARED, MODEL, SAMPLERS_CSV, SPACINGS_FILE
+from stages.common.run import run
+from stages.common.tables import write_table
+
+# Samples of each cell that the figure shows.
+_SHOWN = 1500
+
+
+def main() -> None:
+    """Write a row for each cell and denoiser, and some of its samples."""
+    params = load_params()
+    settings = params.compare_samplers
+    listed = parse_cells(settings.cells)
+    samplers = {cell.sampler: select(params, "sampler", SAMPLERS, cell.sampler) for cell in listed}
+    model = load_model_under_test(MODEL)
+    spacings = read_spacings(SPACINGS_FILE, stage="optimise_spacings")
+    cells = valid_cells(listed, samplers, model.schedule)
+    if len(cells) < len(listed):
+        print(
+            f"skipped {len(listed) - len(cells)} of {len(listed)} cells: duplicates, or invalid for"
+            " this schedule"
+        )
+    compared = compare(
+        model,
+        samplers,
+        cells,
+        spacings,
+        SampleEvaluator(model, settings.n, params.measure_samples),
+        n=settings.n,
+        exact_up_to=settings.exact_up_to,
+    )
+
+    rows = [cell.row() for cell in compared]
+    write_table(SAMPLERS_CSV, {name: [row[name] for row in rows] for name in COLUMNS})
+    points = {
+        f"{row['sampler']}/{row['spacing']}/{row['evaluations']}/{row['denoiser']}": (
+            cell.points[:_SHOWN].float().numpy()
+        )
+        for row, cell in zip(rows, compared, strict=True)
+    }
+    write_arrays(COMPARED, points)
+
+
+if __name__ == "__main__":
+    run(main)

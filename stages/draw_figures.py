@@ -1,0 +1,136 @@
+"""Draw what the other stages measured; nothing is computed here.
+
+To add a figure, write a function in `ddpm.plots`, read its inputs and call it here, and list the
+new file under this stage in dvc.yaml.
+"""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ddpm.plots import fields, samplers, samples, training
+from ddpm.plots.style import save
+from stages.common.files import read_arrays, read_json, read_points, reading
+from stages.common.outputs import pending
+from stages.common.paths import (
+    ATTRIBUTION,
+    COMPARED,
+    DENOISING_CSV,
+    FIELDS,
+    MEMORY_CSV,
+    METRICS,
+    OPTIMAL,
+    REPORTS,
+    SAMPLERS_CSV,
+    SAMPLES,
+    TRAINING_CSV,
+    TRAJECTORIES,
+    TRUTH,
+)
+from stages.common.run import run
+from stages.common.tables import read_table
+
+# Fractions of T at which the reverse process is shown; most of the picture appears late.
+_TIMES = (1, 0.6, 0.3, 0.15, 0.05, 0)
+# Columns in the figure of few steps, and the most evaluations that count as few.
+_COLUMNS, _FEW = 3, 20
+_SCORE = tuple(f"score_{name}" for name in ("t", "sigma", "at", "truth", "model", "log_density"))
+_DENSITY = ("density_truth", "density_model", "density_reach")
+
+
+def main() -> None:
+    """Write all figures of the model, and the animation of the reverse process."""
+    t, x, x0_hat = read_arrays(TRAJECTORIES, ("t", "x", "x0_hat"), stage="sample").values()
+    figures = _sample_figures() | _model_figures() | _sampler_figures()
+    optimal = read_arrays(OPTIMAL, ["x0_best"], stage="measure_samples")["x0_best"]
+    shown = [int(np.abs(t - part * t[0]).argmin()) for part in _TIMES]
+    labels = [f"t = {t[k]:g}" for k in shown]
+    figures["reverse"] = samples.reverse_process(x[shown], x0_hat[shown], optimal[shown], labels)
+    truth = read_points(TRUTH, stage="measure_samples")
+    figures["trajectories"] = samples.trajectories(x, x0_hat, optimal, truth)
+
+    for name, figure in figures.items():
+        with pending(REPORTS / f"{name}.png") as path:
+            save(figure, path)
+    labels = [f"t = {time:4g}" for time in t]
+    with pending(REPORTS / "reverse.gif") as path:
+        samples.reverse_animation(x, x0_hat, optimal, labels, path)
+
+
+def _sample_figures() -> dict[str, Figure]:
+    metrics = read_json(METRICS, stage="measure_samples")
+    points = read_points(SAMPLES, stage="sample")
+    truth = read_points(TRUTH, stage="measure_samples")
+    with reading(METRICS, "measure_samples"):
+        caption = _sample_caption(metrics)
+    return {"samples": samples.samples_beside_truth(truth, points, caption)}
+
+
+def _model_figures() -> dict[str, Figure]:
+    curve = read_table(TRAINING_CSV, ("step", "loss", "val_loss", "lr", "grad_norm"), stage="train")
+    errors = read_table(
+        DENOISING_CSV, ("t", "loss", "optimal", "excess", "excess_nats"), stage="measure_model"
+    )
+    memory = read_table(
+        MEMORY_CSV, ("t", "to_truth", "to_sample", "truth_to_sample"), stage="measure_model"
+    )
+    metrics = read_json(METRICS, stage="measure_samples")
+    arrays = read_arrays(FIELDS, (*_SCORE, *_DENSITY), stage="measure_model")
+    with reading(METRICS, "measure_samples"):
+        verdict, caption = metrics["memory"]["verdict"], _density_caption(metrics)
+    return {
+        "training": training.training_curve(curve),
+        "denoising": training.denoising_error(errors, memory, verdict),
+        "score": fields.score_fields(*(arrays[name] for name in _SCORE)),
+        "density": fields.densities(caption, *(arrays[name] for name in _DENSITY)),
+    }
+
+
+def _sampler_figures() -> dict[str, Figure]:
+    energy = "energy_distance"
+    columns = ("evaluations", energy, f"{energy}_se", f"{energy}_floor")
+    text = ("sampler", "spacing", "denoiser")
+    table = read_table(SAMPLERS_CSV, columns, stage="compare_samplers", text=text)
+    names = ["sampler", "spacing", "evaluations", "denoiser"]
+    keys = ["/".join(map(str, row)) for row in table[names].itertuples(index=False)]
+    points = read_arrays(COMPARED, keys, stage="compare_samplers")
+    attribution = read_json(ATTRIBUTION, stage="attribute_error")
+    return {
+        "samplers": samplers.samplers(table),
+        "few_steps": samplers.few_steps(points, _few_evaluations(keys)),
+        "attribution": samplers.attribution(attribution),
+    }
+
+
+def _few_evaluations(keys: list[str]) -> list[list[str]]:
+    """Keys of the network's samples with fewest evaluations, one row per sampler and spacing."""
+    lines: dict[str, list[str]] = {}
+    for key in keys:
+        sampler, spacing, _, denoiser = key.split("/")
+        if denoiser == "network":
+            lines.setdefault(f"{sampler}/{spacing}", []).append(key)
+    few = [
+        line[:_COLUMNS]
+        for line in lines.values()
+        if len(line) >= _COLUMNS and int(line[_COLUMNS - 1].split("/")[2]) <= _FEW
+    ]
+    return few or [[keys[0]]]
+
+
+def _sample_caption(metrics: dict[str, Any]) -> str:
+    energy, rms = metrics["samples"]["energy_distance"], metrics["samples"]["curve_rms"]
+    return (
+        f"energy distance {energy['value']:.5f} (true sets: {energy['floor']:.5f} ±"
+        f" {energy['se']:.5f});  RMS distance to the curve {rms['value']:.4f}"
+        f" (true points: {rms['truth']:.4f})"
+    )
+
+
+def _density_caption(metrics: dict[str, Any]) -> str:
+    kl, t = metrics["likelihood"]["kl"], metrics["likelihood"]["t"]
+    return f"KL(truth || model) = {kl['value']:.3g} ± {kl['se']:.1g} nats at t = {t}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,94 @@
+"""Measure the samples against fresh true points, and gather all metrics."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.core.compute import stream
+from ddpm.core.errors import UserError
+from ddpm.reference.curve_metrics import measure_on_curve
+from ddpm.reference.distances import DISTANCES
+from ddpm.reference.estimates import estimate_distances
+from ddpm.reference.model_under_test import load_model_under_test
+from stages.common.files import (
+    read_arrays,
+    read_json,
+    read_points,
+    reading,
+    refuse_other_model,
+    write_array,
+    write_arrays,
+    write_json,
+)
+from stages.common.params import load_params
+from stages.common.paths import (
+    FORWARD,
+    MEASURED,
+    METRICS,
+    MODEL,
+    OPTIMAL,
+    SAMPLES,
+    SAMPLES_CSV,
+    TRAJECTORIES,
+    TRUTH,
+)
+from stages.common.run import run
+from stages.common.tables import write_table
+
+# Points of each set in the plot that DVC renders in a browser.
+_SHOWN = 1000
+
+
+def main() -> None:
+    """Write the metrics, a true set, and the exact predictions along the trajectories."""
+    settings = load_params().measure_samples
+    model = load_model_under_test(MODEL)
+    samples = torch.from_numpy(read_points(SAMPLES, stage="sample")).double()
+    t, x = read_arrays(TRAJECTORIES, ("t", "x"), stage="sample").values()
+    forward = read_json(FORWARD, stage="diffuse")
+    measured = read_json(MEASURED, stage="measure_model")
+    _require_same_model(samples, torch.from_numpy(x), measured)
+    with reading(FORWARD, "diffuse"):
+        prior_gap = float(forward["prior_gap"])
+
+    n, dataset = len(samples), model.dataset
+    # The streams keep the stage's earlier name, and with it their numbers.
+    truth = dataset.sample(n, generator=stream(model.seed, "evaluate/truth"))
+    null = stream(model.seed, "evaluate/null")
+    pairs = [
+        (dataset.sample(n, generator=null), dataset.sample(n, generator=null))
+        for _ in range(settings.null_pairs)
+    ]
+    metrics: dict[str, object] = {}
+    for name, distance in DISTANCES.items():
+        distance_to = partial(distance, settings=settings)
+        estimates = estimate_distances(distance_to, {"samples": samples}, truth, pairs)
+        metrics[name] = estimates["samples"]
+    metrics |= measure_on_curve(dataset.curve, samples, [first for first, _ in pairs])
+    optimal = model.exact_x0_hat(t.tolist(), torch.from_numpy(x))
+
+    write_json(METRICS, measured | {"forward": {"prior_gap": prior_gap}, "samples": metrics})
+    write_array(TRUTH, truth.float().numpy())
+    write_arrays(OPTIMAL, {"x0_best": optimal.numpy()})
+    shown = {"truth": truth[:_SHOWN], "samples": samples[:_SHOWN]}
+    x_values, y_values = torch.cat(list(shown.values())).T.tolist()
+    sets = [name for name, points in shown.items() for _ in points]
+    write_table(SAMPLES_CSV, {"x": x_values, "y": y_values, "set": sets})
+
+
+def _require_same_model(samples: Tensor, x: Tensor, measured: dict[str, Any]) -> None:
+    """Refuse samples, trajectories and measurements that are not all of the current model."""
+    made_with = read_arrays(TRAJECTORIES, ("model",), stage="sample")["model"]
+    refuse_other_model(str(made_with), MODEL, TRAJECTORIES, stage="sample")
+    if not torch.equal(samples[: x.shape[1]], x[-1].double()):
+        raise UserError(
+            f"{SAMPLES} holds other points than {TRAJECTORIES} ends with; make both again with"
+            " `dvc repro sample`"
+        )
+    refuse_other_model(measured.pop("model", None), MODEL, MEASURED, stage="measure_model")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,159 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from spiral_cases import assert_calibrated
+
+from ddpm.core import compute
+from ddpm.core.compute import stream
+from ddpm.core.params import MeasureSamplesSettings
+from ddpm.data.datasets import SPIRAL
+from ddpm.reference.distances import (
+    DISTANCES,
+    DistanceTo,
+    energy_distance,
+    mean_distances_within,
+    sliced_wasserstein,
+)
+from ddpm.reference.estimates import Distance, estimate_distances
+
+SETTINGS = MeasureSamplesSettings(null_pairs=20, directions=32)
+REPETITIONS = 200
+EVERY_DISTANCE = pytest.mark.parametrize("distance_to", DISTANCES.values(), ids=DISTANCES)
+
+
+def spiral_points(n: int, name: str, shift: float = 0.0) -> torch.Tensor:
+    return SPIRAL.sample(n, 0.02, generator=stream(0, name)) + shift
+
+
+def with_settings(
+    distance_to: DistanceTo,
+) -> Callable[[torch.Tensor], Callable[[torch.Tensor], Distance]]:
+    return lambda truth: distance_to(truth, SETTINGS)
+
+
+def test_energy_distance_is_its_definition() -> None:
+    x, y = spiral_points(70, "x"), spiral_points(90, "y", 0.1)
+
+    def mean(a: torch.Tensor, b: torch.Tensor, pairs: int) -> float:
+        return sum(math.dist(p, q) for p in a.tolist() for q in b.tolist()) / pairs
+
+    expected = 2 * mean(x, y, 70 * 90) - mean(x, x, 70 * 69) - mean(y, y, 90 * 89)
+    assert energy_distance(x, y).value == pytest.approx(expected, rel=1e-12)
+
+
+def test_energy_distance_of_two_points_is_twice_their_distance() -> None:
+    x = torch.zeros(2000, 2).double()
+    assert energy_distance(x, x + torch.tensor([3.0, 4.0])).value == pytest.approx(10)
+
+
+def test_energy_distance_takes_sets_of_any_size_in_blocks() -> None:
+    # More than one block of rows, and no whole number of blocks.
+    x, y = spiral_points(2100, "x"), spiral_points(1037, "y")
+    between = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").mean()
+    within = [
+        torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").sum()
+        / (len(z) * (len(z) - 1))
+        for z in (x, y)
+    ]
+    expected = float(2 * between - within[0] - within[1])
+    assert energy_distance(x, y).value == pytest.approx(expected, abs=1e-13)
+    assert energy_distance(x, y, mean_distances_within(y)) == energy_distance(x, y)
+
+
+def test_energy_distance_is_unbiased() -> None:
+    values = torch.tensor(
+        [
+            energy_distance(spiral_points(40, f"x{k}"), spiral_points(40, f"y{k}")).value
+            for k in range(400)
+        ]
+    )
+    assert abs(float(values.mean())) < 3 * float(values.std()) / 20
+    assert 0.3 < float((values < 0).double().mean()) < 0.8
+
+
+def test_sliced_wasserstein_of_a_shift_is_its_length_over_root_two() -> None:
+    x = spiral_points(500, "x")
+    y = x[torch.randperm(500, generator=stream(0, "order"))] + torch.tensor([0.3, -0.4])
+    assert sliced_wasserstein(x, y, 16).value == pytest.approx(0.5 / math.sqrt(2))
+
+
+def test_sliced_wasserstein_of_a_set_with_itself_is_zero() -> None:
+    x = spiral_points(50, "x")
+    assert sliced_wasserstein(x, x.flip(0), 8) == Distance(0.0, 0.0)
+
+
+def test_sliced_wasserstein_refuses_sets_of_different_sizes() -> None:
+    with pytest.raises(ValueError, match="x has 5 points and y has 6; pass sets of the same size"):
+        sliced_wasserstein(spiral_points(5, "x"), spiral_points(6, "y"), 4)
+
+
+def test_the_settings_give_the_number_of_directions() -> None:
+    x, y = spiral_points(50, "x"), spiral_points(50, "y")
+    assert DISTANCES["sliced_wasserstein"](y, SETTINGS)(x) == sliced_wasserstein(x, y, 32)
+    assert DISTANCES["energy_distance"](y, SETTINGS)(x) == energy_distance(x, y)
+
+
+@EVERY_DISTANCE
+def test_a_distance_grows_with_a_shift(distance_to: DistanceTo) -> None:
+    distance = distance_to(spiral_points(300, "y"), SETTINGS)
+    values = [distance(spiral_points(300, "x", shift)).value for shift in (0.0, 0.1, 0.3, 1.0)]
+    assert values == sorted(values)
+
+
+@EVERY_DISTANCE
+def test_away_from_the_truth_the_linear_standard_error_is_that_of_repetitions(
+    distance_to: DistanceTo,
+) -> None:
+    distances = [
+        distance_to(spiral_points(400, f"y{k}"), SETTINGS)(spiral_points(400, f"x{k}", 0.2))
+        for k in range(400)
+    ]
+    scatter = float(torch.tensor([distance.value for distance in distances]).std())
+    reported = math.sqrt(sum(distance.linear_se**2 for distance in distances) / len(distances))
+    # Three standard errors of the scatter, which is 3.5 % with 400 repetitions.
+    assert reported / scatter == pytest.approx(1, abs=0.11)
+
+
+@EVERY_DISTANCE
+def test_the_standard_errors_of_true_samples_are_calibrated(distance_to: DistanceTo) -> None:
+    # As in the pipeline: one true set against another, with 20 more pairs of true sets.
+    estimates = []
+    for k in range(REPETITIONS):
+        pairs = [
+            (spiral_points(60, f"a{k}/{j}"), spiral_points(60, f"b{k}/{j}"))
+            for j in range(SETTINGS.null_pairs)
+        ]
+        samples = {"true": spiral_points(60, f"x{k}")}
+        truth = spiral_points(60, f"y{k}")
+        estimates.append(
+            estimate_distances(with_settings(distance_to), samples, truth, pairs)["true"]
+        )
+    errors = torch.tensor([estimate.value - estimate.floor for estimate in estimates]).double()
+    reported = torch.tensor([estimate.se for estimate in estimates]).double()
+    assert_calibrated(errors, reported)
+
+
+@EVERY_DISTANCE
+def test_shifted_samples_are_more_than_four_standard_errors_above_the_floor(
+    distance_to: DistanceTo,
+) -> None:
+    pairs = [(spiral_points(300, f"a{k}"), spiral_points(300, f"b{k}")) for k in range(20)]
+    samples = {"shifted": spiral_points(300, "x", 0.3)}
+    estimates = estimate_distances(
+        with_settings(distance_to), samples, spiral_points(300, "y"), pairs
+    )
+    estimate = estimates["shifted"]
+    assert estimate.value - estimate.floor > 4 * estimate.se
+
+
+@EVERY_DISTANCE
+def test_the_number_of_cores_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch, distance_to: DistanceTo
+) -> None:
+    values = set()
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(compute, "_workers", lambda cores=cores: cores)
+        values.add(distance_to(spiral_points(3000, "y"), SETTINGS)(spiral_points(3000, "x")))
+    assert len(values) == 1

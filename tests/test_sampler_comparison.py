@@ -1,0 +1,158 @@
+from collections.abc import Mapping
+from functools import partial
+
+import pytest
+import torch
+from conftest import shipped
+from exact_cases import gaussian_model
+
+from ddpm.core.compute import stream
+from ddpm.core.errors import UserError
+from ddpm.core.params import MeasureSamplesSettings
+from ddpm.reference.distances import DISTANCES, energy_distance
+from ddpm.reference.estimates import with_floor
+from ddpm.sampling.registry import SAMPLERS
+from ddpm.sampling.sampler import Sampler
+from ddpm.studies.sampler_comparison import (
+    COLUMNS,
+    Cell,
+    SampleEvaluator,
+    compare,
+    is_valid,
+    parse_cells,
+    plan,
+    steps_of,
+    valid_cells,
+)
+
+T = 60
+
+
+@pytest.fixture
+def samplers() -> Mapping[str, Sampler]:
+    settings = shipped()["samplers"]
+    return {name: kind.model_validate(settings[name]) for name, kind in SAMPLERS.items()}
+
+
+def test_cells_are_parsed_from_their_names(samplers: Mapping[str, Sampler]) -> None:
+    cells = parse_cells({"ddim/trailing": (5, 10), "heun/karras": (9,)})
+    assert cells == [
+        Cell("ddim", "trailing", 5),
+        Cell("ddim", "trailing", 10),
+        Cell("heun", "karras", 9),
+    ]
+    assert [steps_of(cell, samplers) for cell in cells] == [5, 10, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "magic/trailing",
+            r"the sampler of compare_samplers\.cells\.magic/trailing is 'magic' but should be one",
+        ),
+        (
+            "ddim/even",
+            r"the spacing of compare_samplers\.cells\.ddim/even is 'even' but should be one of t",
+        ),
+        (
+            "ddim",
+            r"the spacing of compare_samplers\.cells\.ddim is '' but should be one of trailing",
+        ),
+    ],
+)
+def test_cells_of_unknown_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_cells({name: (5,)})
+
+
+@pytest.mark.parametrize(
+    ("cell", "valid", "valid_without_signal"),
+    [
+        (Cell("ddim", "trailing", 60), True, True),
+        (Cell("ddim", "trailing", 61), False, False),
+        (Cell("heun", "trailing", 61), True, False),
+        (Cell("ddim", "log_snr", 5), True, False),
+        (Cell("ddim", "optimised_truth", 5), True, False),
+        (Cell("unipc", "trailing", 5), True, False),
+        (Cell("ode", "trailing", 1), True, True),
+    ],
+)
+def test_a_cell_is_valid_if_the_schedule_has_its_steps_and_its_log_snr(
+    samplers: Mapping[str, Sampler], cell: Cell, valid: bool, valid_without_signal: bool
+) -> None:
+    schedule = gaussian_model(T=T).schedule
+    assert is_valid(cell, samplers, schedule) == valid
+    without_signal = schedule.without_terminal_signal()
+    assert is_valid(cell, samplers, without_signal) == valid_without_signal
+
+
+def test_each_number_of_steps_is_run_once(samplers: Mapping[str, Sampler]) -> None:
+    listed = parse_cells({"heun/karras": (9, 10, 11), "ddim/trailing": (5, 5, 99)})
+    cells = valid_cells(listed, samplers, gaussian_model(T=T).schedule)
+    steps = [(cell.sampler, steps_of(cell, samplers)) for cell in cells]
+    assert steps == [("heun", 5), ("heun", 6), ("ddim", 5)]
+
+
+def test_a_sampler_in_log_snr_is_refused_on_a_schedule_without_terminal_signal(
+    samplers: Mapping[str, Sampler],
+) -> None:
+    schedule = gaussian_model(T=T).schedule.without_terminal_signal()
+    with pytest.raises(UserError, match="sampler unipc"):
+        plan(Cell("unipc", "trailing", 5), samplers, schedule, {})
+
+
+def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
+    samplers: Mapping[str, Sampler],
+) -> None:
+    model = gaussian_model(T=T)
+    evaluator = SampleEvaluator(model, 300, MeasureSamplesSettings(null_pairs=5, directions=8))
+    cells = [
+        Cell("ddim", "trailing", 2),
+        Cell("unipc", "optimised_model", 3),
+        Cell("heun", "karras", 10),
+        Cell("ddpm", "trailing", 40),
+    ]
+    optimised = {"optimised_model": {"3": [60.0, 20.0, 3.0]}}
+    compared = compare(model, samplers, cells, optimised, evaluator, n=300, exact_up_to=20)
+    rows = [cell.row() for cell in compared]
+    # In this order, in which the table is written.
+    assert all(tuple(row) == COLUMNS for row in rows)
+    assert [(row["sampler"], row["evaluations"], row["denoiser"]) for row in rows] == [
+        ("ddim", 2, "network"),
+        ("ddim", 2, "exact"),
+        ("unipc", 3, "network"),
+        ("unipc", 3, "exact"),
+        ("heun", 9, "network"),
+        ("heun", 9, "exact"),
+        ("ddpm", 40, "network"),
+    ]
+    # The model is exact here, and every cell starts from the same noise.
+    assert rows[0]["energy_distance"] == rows[1]["energy_distance"]
+    # Two steps of DDIM make too narrow a Gaussian, forty of DDPM do not.
+    assert rows[0]["energy_distance"] > rows[0]["energy_distance_floor"] + 5 * 0.003
+    ddpm = rows[-1]
+    excess = ddpm["energy_distance"] - ddpm["energy_distance_floor"]
+    assert abs(excess) < 4 * ddpm["energy_distance_se"]
+    assert abs(ddpm["log_density"] - ddpm["log_density_truth"]) < 0.6
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_the_evaluator_computes_each_distance_next_to_its_floor(name: str) -> None:
+    model = gaussian_model(T=T)
+    settings = MeasureSamplesSettings(null_pairs=4, directions=8)
+    samples = model.scaling.to_data(model.fresh(200, "samples"))
+    true_sets = [model.scaling.to_data(model.fresh(200, f"compare/true/{k}")) for k in range(9)]
+    distance_to = partial(DISTANCES[name], settings=settings)
+    null = [distance_to(true_sets[2 * k + 2])(true_sets[2 * k + 1]) for k in range(4)]
+    expected = with_floor(distance_to(true_sets[0])(samples), null)
+    metrics = SampleEvaluator(model, 200, settings)(samples)
+    assert metrics[name] == expected.value
+    assert metrics[f"{name}_se"] == expected.se
+    assert metrics[f"{name}_floor"] == expected.floor
+
+
+def test_precomputed_distances_within_a_set_change_no_bit() -> None:
+    x, y = torch.randn(2, 200, 2, dtype=torch.float64, generator=stream(0, "xy"))
+    settings = MeasureSamplesSettings(null_pairs=4, directions=8)
+    assert DISTANCES["energy_distance"](y, settings)(x) == energy_distance(x, y)
