@@ -12,11 +12,11 @@ from ddpm.reference.model_under_test import load_model_under_test
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, SPACINGS
 from ddpm.studies.sampler_comparison import (
-    COLUMNS,
     Cell,
     SampleEvaluator,
     compare,
     steps_of,
+    tabulate,
     valid_cells,
 )
 from stages.common.files import read_spacings
@@ -67,10 +67,9 @@ def full() -> None:
         n=settings.n,
         exact_up_to=settings.exact_up_to,
     )
-    rows = [cell.row() for cell in compared]
     with completing():
-        write_table(_FULL, {name: [row[name] for row in rows] for name in COLUMNS})
-    print(f"{len(rows)} rows in {_FULL}")
+        write_table(_FULL, tabulate(compared))
+    print(f"{len(compared)} rows in {_FULL}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from ddpm.core.compute import resolve_device
 from ddpm.core.errors import UserError
 from ddpm.core.params import Params
-from ddpm.core.settings import choose, configure, validate_sections
+from ddpm.core.settings import choose, validate_sections
 from ddpm.data.datasets import DATASETS
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.schedule import Schedule
@@ -65,10 +65,7 @@ def _check_spacings(params: Params, schedule: Schedule) -> None:
     }
     sampling_times(params.sample.spacing, schedule, params.sample.steps, placeholders)
     cells = parse_cells(params.compare_samplers.cells)
-    names = {cell.sampler for cell in cells}
-    samplers = {
-        name: configure("sampler", name, SAMPLERS, params.samplers, "samplers") for name in names
-    }
+    samplers = {cell.sampler: select(params, "sampler", SAMPLERS, cell.sampler) for cell in cells}
     if not valid_cells(cells, samplers, schedule):
         raise UserError(
             "compare_samplers.cells has none that can run on this schedule; add one in params.yaml,"

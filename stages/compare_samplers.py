@@ -3,10 +3,10 @@
 from ddpm.reference.model_under_test import load_model_under_test
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.studies.sampler_comparison import (
-    COLUMNS,
     SampleEvaluator,
     compare,
     parse_cells,
+    tabulate,
     valid_cells,
 )
 from stages.common.files import read_spacings, write_arrays
@@ -43,13 +43,12 @@ def main() -> None:
         exact_up_to=settings.exact_up_to,
     )
 
-    rows = [cell.row() for cell in compared]
-    write_table(SAMPLERS_CSV, {name: [row[name] for row in rows] for name in COLUMNS})
+    write_table(SAMPLERS_CSV, tabulate(compared))
     points = {
-        f"{row['sampler']}/{row['spacing']}/{row['evaluations']}/{row['denoiser']}": (
-            cell.points[:_SHOWN].float().numpy()
+        f"{result.cell.sampler}/{result.cell.spacing}/{result.evaluations}/{result.denoiser}": (
+            result.points[:_SHOWN].float().numpy()
         )
-        for row, cell in zip(rows, compared, strict=True)
+        for result in compared
     }
     write_arrays(COMPARED, points)
 

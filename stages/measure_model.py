@@ -6,7 +6,7 @@ import torch
 from ddpm.core.errors import UserError
 from ddpm.core.files import sha256
 from ddpm.networks.model_file import load_model
-from ddpm.reference.model_under_test import load_model_under_test
+from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.studies.denoising import (
     bound_totals,
     denoising_by_time,
@@ -36,13 +36,14 @@ _DENSITY_REACH, _DENSITY_TOLERANCE = 1.25, 1e-3
 def main() -> None:
     """Write the measurements, their curves over t, and the fields behind the figures."""
     settings = load_params().measure_model
-    model = load_model_under_test(MODEL)
+    trained = load_model(MODEL)
+    model = ModelUnderTest.from_model(trained)
     T = model.schedule.T
     train, test = (
         model.scaling.to_model(torch.from_numpy(read_points(path, stage="generate")).double())
         for path in (TRAIN, TEST)
     )
-    if sha256(TRAIN) != load_model(MODEL).description.data_sha256:
+    if sha256(TRAIN) != trained.description.data_sha256:
         raise UserError(
             f"{MODEL} was trained on other points than those in {TRAIN}; make both again with"
             " `dvc repro train`"

@@ -18,7 +18,7 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import q_sample
 from ddpm.diffusion.schedule import Schedule
 from ddpm.flow.probability_flow import first_time
-from ddpm.networks.model_file import load_model
+from ddpm.networks.model_file import TrainedModel, load_model
 from ddpm.reference.distribution import ExactDistribution
 
 Points = Float64[Tensor, "n 2"]
@@ -41,6 +41,13 @@ class ModelUnderTest:
     dataset: Dataset
     scaling: Scaling
     seed: int
+
+    @classmethod
+    def from_model(cls, model: TrainedModel) -> "ModelUnderTest":
+        """Build the exact distribution of the training data of a model."""
+        schedule = model.denoiser.schedule
+        exact = ExactDistribution.from_dataset(model.dataset, model.scaling, schedule)
+        return cls(model.denoiser, exact, model.dataset, model.scaling, model.seed)
 
     @property
     def schedule(self) -> Schedule:
@@ -91,6 +98,4 @@ def load_model_under_test(path: Path) -> ModelUnderTest:
     Raises:
         UserError: If the file is not a valid model; see `load_model`.
     """
-    model = load_model(path)
-    exact = ExactDistribution.from_dataset(model.dataset, model.scaling, model.denoiser.schedule)
-    return ModelUnderTest(model.denoiser, exact, model.dataset, model.scaling, model.seed)
+    return ModelUnderTest.from_model(load_model(path))

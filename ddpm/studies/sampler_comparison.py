@@ -196,6 +196,12 @@ def compare(
     return compared
 
 
+def tabulate(compared: Sequence[ComparedCell]) -> dict[str, list[Any]]:
+    """Arrange compared cells as the columns of a table, in the order of COLUMNS."""
+    rows = [cell.row() for cell in compared]
+    return {name: [row[name] for row in rows] for name in COLUMNS}
+
+
 def plan(
     cell: Cell, samplers: Mapping[str, Sampler], schedule: Schedule, optimised: OptimisedTimes
 ) -> tuple[Sampler, list[float]]:
