@@ -15,6 +15,7 @@ from ddpm.studies.sampler_comparison import (
     Cell,
     SampleEvaluator,
     compare,
+    reference_cell,
     steps_of,
     tabulate,
     valid_cells,
@@ -64,6 +65,7 @@ def full() -> None:
         cells,
         spacings,
         SampleEvaluator(model, settings.n, params.measure_samples),
+        reference=reference_cell(settings.reference, cells),
         n=settings.n,
         exact_up_to=settings.exact_up_to,
     )

@@ -11,7 +11,7 @@ from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.networks.registry import NETWORKS
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, require_terminal_signal, sampling_times
-from ddpm.studies.sampler_comparison import parse_cells, steps_of, valid_cells
+from ddpm.studies.sampler_comparison import parse_cells, reference_cell, steps_of, valid_cells
 from stages.common.files import write_text
 from stages.common.params import load_params, select
 from stages.common.paths import PARAMS_OK
@@ -66,11 +66,13 @@ def _check_spacings(params: Params, schedule: Schedule) -> None:
     sampling_times(params.sample.spacing, schedule, params.sample.steps, placeholders)
     cells = parse_cells(params.compare_samplers.cells)
     samplers = {cell.sampler: select(params, "sampler", SAMPLERS, cell.sampler) for cell in cells}
-    if not valid_cells(cells, samplers, schedule):
+    runnable = valid_cells(cells, samplers, schedule)
+    if not runnable:
         raise UserError(
             "compare_samplers.cells has none that can run on this schedule; add one in params.yaml,"
             " such as ddim/trailing: 1"
         )
+    reference_cell(params.compare_samplers.reference, runnable)
     for cell in cells:
         steps = steps_of(cell, samplers)
         if cell.spacing in OPTIMISED and steps not in optimise.steps:

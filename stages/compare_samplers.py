@@ -6,6 +6,7 @@ from ddpm.studies.sampler_comparison import (
     SampleEvaluator,
     compare,
     parse_cells,
+    reference_cell,
     tabulate,
     valid_cells,
 )
@@ -39,13 +40,14 @@ def main() -> None:
         cells,
         spacings,
         SampleEvaluator(model, settings.n, params.measure_samples),
+        reference=reference_cell(settings.reference, cells),
         n=settings.n,
         exact_up_to=settings.exact_up_to,
     )
 
     write_table(SAMPLERS_CSV, tabulate(compared))
     points = {
-        f"{result.cell.sampler}/{result.cell.spacing}/{result.evaluations}/{result.denoiser}": (
+        f"{result.cell.name}/{result.evaluations}/{result.denoiser}": (
             result.points[:_SHOWN].float().numpy()
         )
         for result in compared

@@ -73,15 +73,17 @@ def _model_figures() -> dict[str, Figure]:
         DENOISING_CSV, ("t", "loss", "optimal", "excess", "excess_nats"), stage="measure_model"
     )
     memory = read_table(
-        MEMORY_CSV, ("t", "to_truth", "to_sample", "truth_to_sample"), stage="measure_model"
+        MEMORY_CSV,
+        ("t", "to_truth", "to_sample", "truth_to_sample", "share", "share_se"),
+        stage="measure_model",
     )
     metrics = read_json(METRICS, stage="measure_samples")
     arrays = read_arrays(FIELDS, (*_SCORE, *_DENSITY), stage="measure_model")
     with reading(METRICS, "measure_samples"):
-        verdict, caption = metrics["memory"]["verdict"], _density_caption(metrics)
+        caption = _density_caption(metrics)
     return {
         "training": training.training_curve(curve),
-        "denoising": training.denoising_error(errors, memory, verdict),
+        "denoising": training.denoising_error(errors, memory),
         "score": fields.score_fields(*(arrays[name] for name in _SCORE)),
         "density": fields.densities(caption, *(arrays[name] for name in _DENSITY)),
     }

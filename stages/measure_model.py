@@ -73,7 +73,9 @@ def main() -> None:
     density = density_fields(
         model, reach=_DENSITY_REACH, grid=settings.density_grid, tolerance=_DENSITY_TOLERANCE
     )
-    print(memorisation["verdict"])
+    for name, values in memorisation.items():
+        if "verdict" in (values if isinstance(values, dict) else {}):
+            print(f"{name.replace('_', ' ')}: {values['verdict']}")
 
     write_json(
         MEASURED,

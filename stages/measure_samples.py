@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ddpm.core.compute import stream
 from ddpm.core.errors import UserError
+from ddpm.networks.model_file import load_model
 from ddpm.reference.curve_metrics import measure_on_curve
 from ddpm.reference.distances import DISTANCES
 from ddpm.reference.estimates import estimate_distances
-from ddpm.reference.model_under_test import load_model_under_test
+from ddpm.reference.model_under_test import ModelUnderTest
 from stages.common.files import (
     read_arrays,
     read_json,
@@ -44,9 +45,10 @@ _SHOWN = 1000
 def main() -> None:
     """Write the metrics, a true set, and the exact predictions along the trajectories."""
     settings = load_params().measure_samples
-    model = load_model_under_test(MODEL)
+    trained = load_model(MODEL)
+    model = ModelUnderTest.from_model(trained)
     samples = torch.from_numpy(read_points(SAMPLES, stage="sample")).double()
-    t, x = read_arrays(TRAJECTORIES, ("t", "x"), stage="sample").values()
+    t, x, device = read_arrays(TRAJECTORIES, ("t", "x", "device"), stage="sample").values()
     forward = read_json(FORWARD, stage="diffuse")
     measured = read_json(MEASURED, stage="measure_model")
     _require_same_model(samples, torch.from_numpy(x), measured)
@@ -69,7 +71,16 @@ def main() -> None:
     metrics |= measure_on_curve(dataset.curve, samples, [first for first, _ in pairs])
     optimal = model.exact_x0_hat(t.tolist(), torch.from_numpy(x))
 
-    write_json(METRICS, measured | {"forward": {"prior_gap": prior_gap}, "samples": metrics})
+    write_json(
+        METRICS,
+        measured
+        | {
+            # Only results that were computed on a CPU can be repeated bit for bit.
+            "device": {"train": trained.description.device, "sample": str(device)},
+            "forward": {"prior_gap": prior_gap},
+            "samples": metrics,
+        },
+    )
     write_array(TRUTH, truth.float().numpy())
     write_arrays(OPTIMAL, {"x0_best": optimal.numpy()})
     shown = {"truth": truth[:_SHOWN], "samples": samples[:_SHOWN]}

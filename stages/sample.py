@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ddpm.core.compute import device_name
 from ddpm.core.errors import UserError
 from ddpm.core.files import sha256
 from ddpm.networks.model_file import load_model
@@ -56,6 +57,7 @@ def main() -> None:
     write_arrays(
         TRAJECTORIES,
         {
+            "device": np.array(device_name(device)),
             "model": np.array(sha256(MODEL)),
             "t": np.array(trajectories.t),
             "x": model.scaling.to_data(trajectories.x).numpy(),

@@ -46,7 +46,7 @@ def test_every_metric_is_reported_with_its_mean_and_spread_over_true_sets() -> N
         assert measured[name] == {
             "value": metric(Projections(SPIRAL, *SPIRAL.project(samples))),
             "truth": pytest.approx(statistics.mean(true_values)),
-            "se": pytest.approx(statistics.stdev(true_values)),
+            "truth_sd": pytest.approx(statistics.stdev(true_values)),
         }
 
 
@@ -57,6 +57,6 @@ def test_samples_gathered_beside_one_place_of_the_curve_stand_out_in_every_metri
     true_sets = [true_points(200, f"true/{k}") for k in range(5)]
     gathered = SPIRAL.points(torch.tensor([SPIRAL.u_min], dtype=torch.float64)).expand(200, 2) + 0.1
     metrics = measure_on_curve(SPIRAL, gathered, true_sets)[name]
-    assert metrics["value"] > metrics["truth"] + 5 * metrics["se"]
+    assert metrics["value"] > metrics["truth"] + 5 * metrics["truth_sd"]
     metrics = measure_on_curve(SPIRAL, true_points(200, "samples"), true_sets)[name]
-    assert abs(metrics["value"] - metrics["truth"]) < 5 * metrics["se"]
+    assert abs(metrics["value"] - metrics["truth"]) < 5 * metrics["truth_sd"]

@@ -27,6 +27,10 @@ def spiral_points(n: int, name: str, shift: float = 0.0) -> torch.Tensor:
     return SPIRAL.sample(n, 0.02, generator=stream(0, name)) + shift
 
 
+def numbers(distance: Distance) -> tuple[float, float]:
+    return distance.value, distance.linear_se
+
+
 def with_settings(
     distance_to: DistanceTo,
 ) -> Callable[[torch.Tensor], Callable[[torch.Tensor], Distance]]:
@@ -59,7 +63,8 @@ def test_energy_distance_takes_sets_of_any_size_in_blocks() -> None:
     ]
     expected = float(2 * between - within[0] - within[1])
     assert energy_distance(x, y).value == pytest.approx(expected, abs=1e-13)
-    assert energy_distance(x, y, mean_distances_within(y)) == energy_distance(x, y)
+    precomputed = energy_distance(x, y, mean_distances_within(y))
+    assert numbers(precomputed) == numbers(energy_distance(x, y))
 
 
 def test_energy_distance_is_unbiased() -> None:
@@ -81,7 +86,7 @@ def test_sliced_wasserstein_of_a_shift_is_its_length_over_root_two() -> None:
 
 def test_sliced_wasserstein_of_a_set_with_itself_is_zero() -> None:
     x = spiral_points(50, "x")
-    assert sliced_wasserstein(x, x.flip(0), 8) == Distance(0.0, 0.0)
+    assert numbers(sliced_wasserstein(x, x.flip(0), 8)) == (0.0, 0.0)
 
 
 def test_sliced_wasserstein_refuses_sets_of_different_sizes() -> None:
@@ -91,8 +96,10 @@ def test_sliced_wasserstein_refuses_sets_of_different_sizes() -> None:
 
 def test_the_settings_give_the_number_of_directions() -> None:
     x, y = spiral_points(50, "x"), spiral_points(50, "y")
-    assert DISTANCES["sliced_wasserstein"](y, SETTINGS)(x) == sliced_wasserstein(x, y, 32)
-    assert DISTANCES["energy_distance"](y, SETTINGS)(x) == energy_distance(x, y)
+    sliced = DISTANCES["sliced_wasserstein"](y, SETTINGS)(x)
+    assert numbers(sliced) == numbers(sliced_wasserstein(x, y, 32))
+    energy = DISTANCES["energy_distance"](y, SETTINGS)(x)
+    assert numbers(energy) == numbers(energy_distance(x, y))
 
 
 @EVERY_DISTANCE
@@ -114,6 +121,30 @@ def test_away_from_the_truth_the_linear_standard_error_is_that_of_repetitions(
     reported = math.sqrt(sum(distance.linear_se**2 for distance in distances) / len(distances))
     # Three standard errors of the scatter, which is 3.5 % with 400 repetitions.
     assert reported / scatter == pytest.approx(1, abs=0.11)
+
+
+@EVERY_DISTANCE
+@pytest.mark.parametrize(
+    ("shift", "least", "most"),
+    # Close to the truth the standard error is somewhat too large.
+    [(0.2, 0.85, 1.35), (0.0, 0.9, 1.8)],
+)
+def test_the_standard_error_of_a_paired_difference_is_that_of_repetitions(
+    distance_to: DistanceTo, shift: float, least: float, most: float
+) -> None:
+    differences, unpaired = [], []
+    for k in range(120):
+        distance = distance_to(spiral_points(150, f"y{k}"), SETTINGS)
+        points = spiral_points(150, f"x{k}", shift)
+        nearby = points + 0.02 * torch.randn(150, 2, generator=stream(k, "noise"))
+        first, second = distance(points), distance(nearby)
+        differences.append(first.minus(second))
+        unpaired.append(math.hypot(first.linear_se, second.linear_se))
+    scatter = float(torch.tensor([difference.value for difference in differences]).std())
+    reported = math.sqrt(sum(difference.se**2 for difference in differences) / len(differences))
+    assert least < reported / scatter < most
+    # The error of the pairs is far smaller than that of independent sets.
+    assert reported < 0.3 * math.sqrt(sum(se**2 for se in unpaired) / len(unpaired))
 
 
 @EVERY_DISTANCE
@@ -155,5 +186,6 @@ def test_the_number_of_cores_changes_no_bit(
     values = set()
     for cores in (1, 2, 5):
         monkeypatch.setattr(compute, "_workers", lambda cores=cores: cores)
-        values.add(distance_to(spiral_points(3000, "y"), SETTINGS)(spiral_points(3000, "x")))
+        distance = distance_to(spiral_points(3000, "y"), SETTINGS)(spiral_points(3000, "x"))
+        values.add(numbers(distance))
     assert len(values) == 1

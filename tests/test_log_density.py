@@ -12,7 +12,8 @@ def test_a_stray_counts_as_the_least_likely_true_point() -> None:
     measured = measure(samples, "samples")
     assert measured.strays == 0.01
     assert measured.mean.value > measure.truth.value - 1
-    assert measure(true_points, "true") == (measure.truth, 0.0)
+    true_measured = measure(true_points, "true")
+    assert (true_measured.mean, true_measured.strays) == (measure.truth, 0.0)
 
 
 def test_density_of_samples_is_at_0_even_where_the_models_flow_ends_at_1() -> None:

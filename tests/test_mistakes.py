@@ -97,6 +97,11 @@ def test_a_damaged_input_is_refused(stage: str, path: str, damage: str, folder: 
         (["check"], {"compare_samplers.cells": {}}, "compare_samplers.cells has none that can run"),
         (
             ["check"],
+            {"compare_samplers.reference": "ode"},
+            "compare_samplers.reference is 'ode' but the cells that can run on this schedule are d",
+        ),
+        (
+            ["check"],
             {"compare_samplers.cells": {"ddim/odd": 3}},
             "the spacing of compare_samplers.cells.ddim/odd is 'odd' but should be",
         ),

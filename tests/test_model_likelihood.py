@@ -56,7 +56,7 @@ def test_exact_denoiser_of_the_spiral_has_no_divergence() -> None:
     )
     assert abs(measured["exact_kl"].value) <= 0.001
     assert measured["exact_kl"] == measured["kl"]
-    assert measured["solver_error"]["exact"] < 0.0002
+    assert abs(measured["solver_error"]["exact"].value) < 0.0002
 
 
 @pytest.mark.parametrize(("prediction", "noise"), [("v", 0.0), ("x0", 0.3), ("x0", 0.0)])
@@ -83,7 +83,9 @@ def test_exact_divergence_includes_the_prior_gap() -> None:
     assert measured["exact_kl"].value == pytest.approx(expected, abs=4 * measured["exact_kl"].se)
 
 
-def test_solver_error_is_measured_with_half_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solver_error_is_the_distance_from_a_far_more_precise_solution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = gaussian_model(shifted(gaussian_model(T=60).denoiser, "v", 0.1), T=60)
     calls = []
 
@@ -97,5 +99,21 @@ def test_solver_error_is_measured_with_half_the_tolerance(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(likelihood, "log_likelihood", recorded)
     measured = measure_likelihood(model, n=9, n_exact=4, tolerance=1e-3)
-    assert sorted(calls) == [(False, 4, 5e-4), (False, 4, 1e-3), (True, 4, 5e-4), (True, 9, 1e-3)]
-    assert measured["solver_error"] == {"network": pytest.approx(5e-4), "exact": 0}
+    assert sorted(calls) == [(False, 4, 1e-5), (False, 4, 1e-3), (True, 4, 1e-5), (True, 9, 1e-3)]
+    assert measured["solver_error"] == {
+        "network": (pytest.approx(1e-3 - 1e-5), pytest.approx(0, abs=1e-15)),
+        "exact": (0, 0),
+    }
+
+
+def test_solver_error_is_the_error_of_the_likelihood() -> None:
+    # A coarse tolerance, and Gaussian data, whose likelihood under the flow is known.
+    model = gaussian_model(T=60)
+    measured = measure_likelihood(model, n=300, n_exact=300, tolerance=3e-3)
+    error = measured["solver_error"]["network"]
+    mean, std = model_density(model.exact)
+    x = model.noised(model.fresh(300, "measure/likelihood"), 0, "measure/likelihood")
+    closed_form = Normal(mean, std).log_prob(x).sum(1).mean()
+    computed = -measured["nll"].value - SCALING.log_jacobian
+    assert abs(error.value) > 1e-5
+    assert error.value == pytest.approx(float(closed_form) - computed, rel=0.02)

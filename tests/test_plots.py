@@ -81,7 +81,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "training": lambda: training.training_curve(TRAINING),
     "reverse": lambda: samples.reverse_process(FRAMES, FRAMES, FRAMES, LABELS),
     "trajectories": lambda: samples.trajectories(FRAMES, FRAMES, FRAMES, POINTS),
-    "denoising": lambda: training.denoising_error(ERRORS, MEMORY, "learned"),
+    "denoising": lambda: training.denoising_error(ERRORS, MEMORY),
     "score": lambda: fields.score_fields(
         np.array([1.0, 2.0]), np.array([0.1, 0.9]), GRID, SCORES, SCORES, LOG_DENSITY
     ),

@@ -21,6 +21,7 @@ from ddpm.studies.sampler_comparison import (
     is_valid,
     parse_cells,
     plan,
+    reference_cell,
     steps_of,
     valid_cells,
 )
@@ -114,7 +115,9 @@ def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
         Cell("ddpm", "trailing", 40),
     ]
     optimised = {"optimised_model": {"3": [60.0, 20.0, 3.0]}}
-    compared = compare(model, samplers, cells, optimised, evaluator, n=300, exact_up_to=20)
+    compared = compare(
+        model, samplers, cells, optimised, evaluator, reference=cells[-1], n=300, exact_up_to=20
+    )
     rows = [cell.row() for cell in compared]
     # In this order, in which the table is written.
     assert all(tuple(row) == COLUMNS for row in rows)
@@ -126,6 +129,8 @@ def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
         ("heun", 9, "network"),
         ("heun", 9, "exact"),
         ("ddpm", 40, "network"),
+        # The reference includes the exact denoiser at any cost.
+        ("ddpm", 40, "exact"),
     ]
     # The model is exact here, and every cell starts from the same noise.
     assert rows[0]["energy_distance"] == rows[1]["energy_distance"]
@@ -135,6 +140,35 @@ def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
     excess = ddpm["energy_distance"] - ddpm["energy_distance_floor"]
     assert abs(excess) < 4 * ddpm["energy_distance_se"]
     assert abs(ddpm["log_density"] - ddpm["log_density_truth"]) < 0.6
+    for name in (*DISTANCES, "log_density"):
+        for row in rows:
+            difference = row[name] - ddpm[name]
+            assert row[f"{name}_difference"] == pytest.approx(difference, abs=1e-12)
+            assert (row[f"{name}_difference_se"] > 0) == (row["sampler"] != "ddpm")
+
+
+def test_differences_of_samples_from_the_same_noise_resolve_what_their_values_cannot(
+    samplers: Mapping[str, Sampler],
+) -> None:
+    model = gaussian_model(T=T)
+    evaluator = SampleEvaluator(model, 300, MeasureSamplesSettings(null_pairs=5, directions=8))
+    cells = [Cell("dpmpp_2m", "trailing", 40), Cell("ode", "trailing", 1)]
+    compared = compare(
+        model, samplers, cells, {}, evaluator, reference=cells[1], n=300, exact_up_to=1
+    )
+    row = compared[0].row()
+    # Slightly too narrow: the log density is too large, by far less than its own error shows.
+    assert 0 < row["log_density_difference"] < row["log_density_se"] / 5
+    assert row["log_density_difference"] > 5 * row["log_density_difference_se"]
+    assert row["energy_distance_difference_se"] < row["energy_distance_se"] / 5
+
+
+def test_the_reference_is_the_costliest_cell_of_its_name() -> None:
+    cells = parse_cells({"ddim/trailing": (5, 50, 10), "heun/karras": (99,)})
+    assert reference_cell("ddim/trailing", cells) == Cell("ddim", "trailing", 50)
+    message = r"reference is 'ode/trailing' but the cells that can run on this schedule are ddim/tr"
+    with pytest.raises(UserError, match=message):
+        reference_cell("ode/trailing", cells)
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -146,7 +180,8 @@ def test_the_evaluator_computes_each_distance_next_to_its_floor(name: str) -> No
     distance_to = partial(DISTANCES[name], settings=settings)
     null = [distance_to(true_sets[2 * k + 2])(true_sets[2 * k + 1]) for k in range(4)]
     expected = with_floor(distance_to(true_sets[0])(samples), null)
-    metrics = SampleEvaluator(model, 200, settings)(samples)
+    evaluator = SampleEvaluator(model, 200, settings)
+    metrics = evaluator.metrics(evaluator(samples))
     assert metrics[name] == expected.value
     assert metrics[f"{name}_se"] == expected.se
     assert metrics[f"{name}_floor"] == expected.floor
@@ -155,4 +190,4 @@ def test_the_evaluator_computes_each_distance_next_to_its_floor(name: str) -> No
 def test_precomputed_distances_within_a_set_change_no_bit() -> None:
     x, y = torch.randn(2, 200, 2, dtype=torch.float64, generator=stream(0, "xy"))
     settings = MeasureSamplesSettings(null_pairs=4, directions=8)
-    assert DISTANCES["energy_distance"](y, settings)(x) == energy_distance(x, y)
+    assert DISTANCES["energy_distance"](y, settings)(x).value == energy_distance(x, y).value

@@ -76,11 +76,6 @@ def test_a_whole_number_may_be_given_as_text_or_float(batch: object) -> None:
             30_000,
             r"n_exact is 30000 but measure_model\.n_likelihood is 25000; lower",
         ),
-        (
-            "measure_model.n_memory",
-            20_000,
-            r"n_memory is 20000 but data\.n_train is 10000 and data\.n_test is 10000; lower",
-        ),
         ("train.warmup", 10**6, r"train\.warmup is 1000000 but train\.steps is 6000; lower"),
     ],
 )

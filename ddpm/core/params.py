@@ -76,6 +76,7 @@ class SampleSettings(Settings):
 class MeasureModelSettings(Settings):
     """Numbers of true points for each measurement of the model, and the ODE solver's tolerance.
 
+    `n_memory` is an upper limit: smaller sets of training or test points are used as a whole.
     `density_grid` is the number of points along each side of the picture of the density.
     """
 
@@ -140,11 +141,13 @@ class CompareSamplersSettings(Settings):
     """Cells of the comparison: numbers of denoiser evaluations by "sampler/spacing".
 
     Each takes `n` samples. The exact denoiser is included up to `exact_up_to` evaluations, beyond
-    which it takes too long.
+    which it takes too long. The metrics of each cell are also given as differences from those of
+    the cell `reference`, with the most evaluations that are listed for it.
     """
 
     n: Annotated[Integer, Field(ge=2, le=100_000)]
     exact_up_to: Count
+    reference: str
     cells: dict[str, Numbers]
 
 
@@ -189,8 +192,7 @@ def refuse_contradictions(params: Params) -> None:
     Raises:
         UserError: If two parameters contradict each other.
     """
-    sample, train, data = params.sample, params.train, params.data
-    measure = params.measure_model
+    sample, train, measure = params.sample, params.train, params.measure_model
     if sample.steps > params.diffusion.T:
         raise UserError(
             f"sample.steps is {sample.steps} but the schedule has T = {params.diffusion.T};"
@@ -211,11 +213,6 @@ def refuse_contradictions(params: Params) -> None:
         raise UserError(
             f"measure_model.n_exact is {measure.n_exact} but measure_model.n_likelihood is"
             f" {measure.n_likelihood}; lower measure_model.n_exact in {PARAMS_FILE}"
-        )
-    if measure.n_memory > min(data.n_train, data.n_test):
-        raise UserError(
-            f"measure_model.n_memory is {measure.n_memory} but data.n_train is {data.n_train} and"
-            f" data.n_test is {data.n_test}; lower measure_model.n_memory in {PARAMS_FILE}"
         )
     if train.warmup > train.steps:
         raise UserError(

@@ -28,16 +28,15 @@ def training_curve(curve: pd.DataFrame) -> Figure:
 
 
 @styled()
-def denoising_error(curve: pd.DataFrame, memory: pd.DataFrame, verdict: str) -> Figure:
+def denoising_error(curve: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     """Denoising errors over t, and distances to the best denoisers of the truth and of the sample.
 
     Args:
         curve: Columns of reports/denoising.csv.
         memory: Columns of reports/memory.csv.
-        verdict: Whether the model has learned or memorised; drawn below.
     """
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    errors, nats, distances = figure.subplots(1, 3)
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    (errors, nats), (distances, share) = figure.subplots(2, 2, sharex=True)
     errors.plot(curve["t"], curve["loss"], color=MODEL, label="model's loss")
     errors.plot(
         curve["t"], curve["optimal"], color=TRUTH, linestyle="--", label="least possible loss"
@@ -57,10 +56,18 @@ def denoising_error(curve: pd.DataFrame, memory: pd.DataFrame, verdict: str) -> 
         distances.plot(memory["t"], memory[name], color=color, label=label)
     distances.set_title("squared distance of the best guess")
     distances.set_yscale("log")
-    for axes in (errors, nats, distances):
-        axes.set(xscale="log", xlabel="t")
+    # Beyond this the error of the share would hide the rest.
+    share.set_ylim(-0.5, 1.5)
+    for height, label in ((0, "learned the distribution"), (1, "memorised the sample")):
+        share.axhline(height, color=NOISE, linestyle="--")
+        share.annotate(label, (1.3, height + 0.04), color=NOISE, fontsize=7)
+    share.errorbar(memory["t"], memory["share"], 2 * memory["share_se"], color=MODEL, capsize=2)
+    share.set_title("share of the way from truth to sample (± 2 standard errors)")
+    for axes in (errors, nats, distances, share):
+        axes.set(xscale="log")
         axes.grid(alpha=0.3)
+    for axes in (distances, share):
+        axes.set_xlabel("t")
     for axes in (errors, distances):
         axes.legend(fontsize=7)
-    figure.supxlabel(verdict, fontsize=9)
     return figure

@@ -53,8 +53,8 @@ def measure_on_curve(
         true_sets: Independent sets of true points, at least two.
 
     Returns:
-        For each metric its `value` for the samples, and as `truth` and `se` its mean and standard
-        deviation over the true sets.
+        For each metric its `value` for the samples, and as `truth` and `truth_sd` its mean and
+        standard deviation over the true sets.
     """
     sets = tqdm([samples, *true_sets], desc="curve", unit="set", disable=None)
     projections = [Projections(curve, *curve.project(points)) for points in sets]
@@ -64,7 +64,7 @@ def measure_on_curve(
         metrics[name] = {
             "value": value,
             "truth": statistics.mean(true_values),
-            "se": statistics.stdev(true_values),
+            "truth_sd": statistics.stdev(true_values),
         }
     return metrics
 

@@ -10,19 +10,25 @@ from ddpm.reference.estimates import Mean, mean_of
 from ddpm.reference.model_under_test import ModelUnderTest
 
 Points = Float64[Tensor, "n 2"]
+PerPoint = Float64[Tensor, " n"]
 
 
 class SampleLogDensity(NamedTuple):
     """Log density of samples under the exact distribution.
 
     Attributes:
-        mean: Mean log density in nats, data units. The log density of a sample is raised to the
-            lowest of any true point, if it is below.
+        values: Log density of each sample in nats, data units. It is raised to the lowest of any
+            true point, if it is below.
         strays: Fraction of the samples whose log density is below that of every true point.
     """
 
-    mean: Mean
+    values: PerPoint
     strays: float
+
+    @property
+    def mean(self) -> Mean:
+        """Mean log density."""
+        return mean_of(self.values)
 
 
 class LogDensityMeasure:
@@ -53,9 +59,9 @@ class LogDensityMeasure:
         """Measure samples, data units; `name` selects the random stream of their added noise."""
         values = self._log_densities(points, name)
         strays = float((values < self._lowest).double().mean())
-        return SampleLogDensity(mean_of(values.clamp(min=self._lowest)), strays)
+        return SampleLogDensity(values.clamp(min=self._lowest), strays)
 
-    def _log_densities(self, points: Points, name: str) -> Float64[Tensor, " n"]:
+    def _log_densities(self, points: Points, name: str) -> PerPoint:
         model = self._model
         x_t = model.noised(model.scaling.to_model(points), self.t, f"log_density/{name}")
         return model.exact.log_density(x_t, self.t) + model.scaling.log_jacobian

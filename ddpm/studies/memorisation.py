@@ -1,19 +1,20 @@
 """Has a model learned the distribution, or memorised the training points?
 
 Two optimal denoisers are known exactly: that of the distribution (the truth), and that of the
-training sample, which is the posterior mean of points drawn from a list. The position of the model
-between the first (0) and the second (1) is
+training sample, which is the posterior mean of points drawn from a list. At each t, the position
+of the model between the first (0) and the second (1) is
 
-    share = (to_truth + truth_to_sample - to_sample) / (2 truth_to_sample)
+    share_t = (to_truth + truth_to_sample - to_sample) / (2 truth_to_sample)
 
-where each term is a squared distance between two x0_hat. The distances are weighted over t by
-snr_t, as the variational bound weights them per unit of log t. A model that memorises also gives
-its training points a higher likelihood than test points: `gap`.
+where each term is a mean squared distance between two x0_hat at the same x_t. It is the projection
+of the model's error on the difference between the two optima, so an error in any other direction
+leaves it unchanged. The share of a range of t is the mean over its times. A model that memorises
+also gives its training points a higher likelihood than test points: `gap`.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -24,11 +25,74 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.process import q_sample
 from ddpm.flow.likelihood import log_likelihood
 from ddpm.reference.distribution import ExactDistribution
-from ddpm.reference.estimates import Mean, mean_of, ratio_of
+from ddpm.reference.estimates import Mean, mean_of
 from ddpm.reference.model_under_test import ModelUnderTest
 
 Points = Float64[Tensor, "n 2"]
 OtherPoints = Float64[Tensor, "m 2"]
+ByTimeAndPoint = Float64[Tensor, "times n"]
+
+
+class Comparison(NamedTuple):
+    """Squared distances between three denoisers at the same x_t, for each time and point.
+
+    Attributes:
+        times: Times in 1 ... T, ascending.
+        to_truth: Distance from the model to the optimal denoiser of the distribution.
+        to_sample: Distance from the model to the optimal denoiser of the training sample.
+        truth_to_sample: Distance between the two optimal denoisers.
+    """
+
+    times: Sequence[int]
+    to_truth: ByTimeAndPoint
+    to_sample: ByTimeAndPoint
+    truth_to_sample: ByTimeAndPoint
+
+    def shares(self) -> tuple[Float64[Tensor, " times"], ByTimeAndPoint]:
+        """Share at each time, and what each point contributes to its error, to first order."""
+        numerator = (self.to_truth + self.truth_to_sample - self.to_sample) / 2
+        scale = self.truth_to_sample.mean(1)
+        share = numerator.mean(1) / scale
+        return share, (numerator - share[:, None] * self.truth_to_sample) / scale[:, None]
+
+    def columns(self) -> dict[str, list[float]]:
+        """Tabulate the mean distances at each time, and the share with its standard error."""
+        share, deviations = self.shares()
+        return {
+            "t": [float(t) for t in self.times],
+            "to_truth": self.to_truth.mean(1).tolist(),
+            "to_sample": self.to_sample.mean(1).tolist(),
+            "truth_to_sample": self.truth_to_sample.mean(1).tolist(),
+            "share": share.tolist(),
+            "share_se": [mean_of(deviation).se for deviation in deviations],
+        }
+
+    def by_range(self) -> dict[str, dict[str, Any]]:
+        """Share and verdict of each decade of t: 1 to 9, 10 to 99, and so on up to T."""
+        share, deviations = self.shares()
+        times = torch.tensor(self.times)
+        ratio_to_truth, ratio_to_sample = (
+            distance.mean(1) / self.truth_to_sample.mean(1)
+            for distance in (self.to_truth, self.to_sample)
+        )
+        ranges = {}
+        for name, first, last in decades(int(times[-1])):
+            inside = (first <= times) & (times <= last)
+            # The points are independent; the times, which share the points, are not.
+            mean = Mean(float(share[inside].mean()), mean_of(deviations[inside].mean(0)).se)
+            ratios = float(ratio_to_truth[inside].mean()), float(ratio_to_sample[inside].mean())
+            ranges[name] = {"share": mean, "verdict": verdict(mean, *ratios)}
+        return ranges
+
+
+def decades(T: int) -> list[tuple[str, int, int]]:
+    """Name, first and last time of each range of t: 1 to 9, 10 to 99, and so on up to T.
+
+    A range that would contain T alone is joined to the one before.
+    """
+    starts = [10**k for k in range(len(str(T))) if 10**k < max(T, 2)]
+    ends = [*(start - 1 for start in starts[1:]), T]
+    return [(f"t_{first}_to_{last}", first, last) for first, last in zip(starts, ends, strict=True)]
 
 
 def measure_memorisation(
@@ -47,30 +111,28 @@ def measure_memorisation(
         model: The model, and the exact distribution.
         train: Training points, model units.
         test: Test points, model units.
-        n: Number of training and of test points whose likelihood is computed.
-        times: Times at which the denoisers are compared, evenly spaced in log t.
+        n: Number of training and of test points whose likelihood is computed, at most: of smaller
+            sets, all points are used.
+        times: Times at which the denoisers are compared, ascending, from 1 to T.
         points: Number of fresh points on which they are compared.
         tolerance: Tolerance of the solver of the probability flow.
 
     Returns:
-        Results: the mean log-likelihoods `train` and `test` (nats, data units), `gap`, `share` and
-        the `verdict`. Columns over `t`: `to_truth`, `to_sample` and `truth_to_sample`.
+        Results: the mean log-likelihoods `train` and `test` (nats, data units), their `gap`, and
+        `share` and `verdict` of each range of t. Columns over `t`: `to_truth`, `to_sample`,
+        `truth_to_sample`, `share` and `share_se`.
     """
-    memorised_truth = ExactDistribution.from_points(train, model.schedule).denoiser
+    optimal_for_sample = ExactDistribution.from_points(train, model.schedule).denoiser
     exact, fresh = model.exact.denoiser, model.fresh(points, "measure/memory")
-    pairs = {
-        "to_truth": (model.denoiser, exact),
-        "to_sample": (model.denoiser, memorised_truth),
-        "truth_to_sample": (exact, memorised_truth),
-    }
-    distances = {
-        name: denoiser_distance(*pair, fresh, times, seed=model.seed)
-        for name, pair in pairs.items()
-    }
-    weights = model.schedule.log_snr[list(times)].exp()
-    weighted = {name: weights @ values for name, values in distances.items()}
-    denominator = 2 * weighted["truth_to_sample"]
-    share = ratio_of(weighted["to_truth"] + denominator / 2 - weighted["to_sample"], denominator)
+    distances = [
+        denoiser_distance(*pair, fresh, times, seed=model.seed)
+        for pair in (
+            (model.denoiser, exact),
+            (model.denoiser, optimal_for_sample),
+            (exact, optimal_for_sample),
+        )
+    ]
+    comparison = Comparison(times, *distances)
     log_likelihoods, log_ratios = {}, {}
     for name, x0 in (("train", train[:n]), ("test", test[:n])):
         x_t = model.noised(x0, model.t, f"measure/memory/{name}")
@@ -82,26 +144,12 @@ def measure_memorisation(
         log_ratios["train"].value - log_ratios["test"].value,
         math.hypot(log_ratios["train"].se, log_ratios["test"].se),
     )
-    columns = {name: values.mean(1) for name, values in distances.items()}
-    is_nearer_sample = (columns["to_sample"] < columns["to_truth"]).tolist()
-    nearer_sample = [t for t, nearer in zip(times, is_nearer_sample, strict=True) if nearer]
-    means = {name: float(values.mean()) for name, values in weighted.items()}
-    relative = means["to_truth"] / means["truth_to_sample"]
-    results = {
-        **log_likelihoods,
-        "gap": gap,
-        "share": share,
-        "verdict": verdict(share, relative, nearer_sample),
-    }
-    return results, {
-        "t": [float(t) for t in times],
-        **{name: values.tolist() for name, values in columns.items()},
-    }
+    return log_likelihoods | {"gap": gap} | comparison.by_range(), comparison.columns()
 
 
 def denoiser_distance(
     first: Denoiser, second: Denoiser, x0: Points, times: Sequence[int], *, seed: int
-) -> Float64[Tensor, "times n"]:
+) -> ByTimeAndPoint:
     """Squared distance between the x0_hat of two denoisers at the same x_t.
 
     Args:
@@ -125,25 +173,18 @@ def denoiser_distance(
     return torch.stack(in_parallel(distance_at, times))
 
 
-def verdict(share: Mean, relative: float, nearer_sample: Sequence[int]) -> str:
-    """Describe whether a model has learned the distribution or memorised the sample.
+def verdict(share: Mean, ratio_to_truth: float, ratio_to_sample: float) -> str:
+    """Describe whether a model follows the distribution or the training sample.
 
     Args:
         share: Position of the model between the optimal denoisers of truth (0) and sample (1).
-        relative: to_truth / truth_to_sample.
-        nearer_sample: Times at which the model is nearer to the sample's optimal denoiser.
+        ratio_to_truth: to_truth / truth_to_sample.
+        ratio_to_sample: to_sample / truth_to_sample.
     """
-    # By the definition of the share, this is to_sample / truth_to_sample.
-    relative_to_sample = relative + 1 - 2 * share.value
-    if min(relative, relative_to_sample) > 1:
-        conclusion = "far from both: neither learned nor memorised"
-    elif share.value + 2 * share.se < 1 / 3:
-        conclusion = "learned the distribution"
-    elif share.value - 2 * share.se > 2 / 3:
-        conclusion = "memorised the sample"
-    else:
-        conclusion = "between the two"
-    sentence = f"{conclusion} ({share.value:.2f} ± {share.se:.2f} of the way from truth to sample)"
-    if nearer_sample:
-        sentence += f"; nearer the sample from t = {min(nearer_sample)} on"
-    return sentence
+    if min(ratio_to_truth, ratio_to_sample) > 1:
+        return "far from both: the model's own error is larger than what could be memorised"
+    if share.value + 2 * share.se < 1 / 3:
+        return "learned the distribution"
+    if share.value - 2 * share.se > 2 / 3:
+        return "memorised the sample"
+    return "between the two"

@@ -1,7 +1,9 @@
 """Samplers compared at equal cost, on the network and on the exact denoiser.
 
 With the exact denoiser, the error that remains is the sampler's own; the difference between the two
-is what the network has not learned. Every cell starts from the same noise.
+is what the network has not learned. Every cell starts from the same noise and is compared with the
+same true set, so the errors of the cells are correlated. Differences from a reference cell are
+therefore given with standard errors of their own, from paired samples.
 """
 
 import itertools
@@ -13,13 +15,14 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm import tqdm
 
+from ddpm.core.errors import UserError
 from ddpm.core.params import MeasureSamplesSettings
-from ddpm.core.settings import choose
+from ddpm.core.settings import PARAMS_FILE, choose
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.reference.distances import DISTANCES
-from ddpm.reference.estimates import null_distances, with_floor
-from ddpm.reference.log_density import LogDensityMeasure
+from ddpm.reference.estimates import Distance, mean_of, null_distances, with_floor
+from ddpm.reference.log_density import LogDensityMeasure, SampleLogDensity
 from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.sampling.loop import draw_samples
 from ddpm.sampling.registry import SAMPLERS
@@ -42,10 +45,16 @@ COLUMNS = (
     "spacing",
     "evaluations",
     "denoiser",
-    *(f"{distance}{part}" for distance in DISTANCES for part in ("", "_se", "_floor")),
+    *(
+        f"{distance}{part}"
+        for distance in DISTANCES
+        for part in ("", "_se", "_floor", "_difference", "_difference_se")
+    ),
     "log_density",
     "log_density_se",
     "log_density_truth",
+    "log_density_difference",
+    "log_density_difference_se",
     "strays",
 )
 
@@ -56,6 +65,11 @@ class Cell(NamedTuple):
     sampler: str
     spacing: str
     evaluations: int
+
+    @property
+    def name(self) -> str:
+        """Name of the cell in params.yaml, "sampler/spacing"."""
+        return f"{self.sampler}/{self.spacing}"
 
 
 class ComparedCell(NamedTuple):
@@ -69,13 +83,14 @@ class ComparedCell(NamedTuple):
 
     def row(self) -> dict[str, Any]:
         """Values of COLUMNS."""
-        names = {
+        values = {
             "sampler": self.cell.sampler,
             "spacing": self.cell.spacing,
             "evaluations": self.evaluations,
             "denoiser": self.denoiser,
+            **self.metrics,
         }
-        return names | self.metrics
+        return {name: values[name] for name in COLUMNS}
 
 
 def parse_cells(cells: Mapping[str, Sequence[int]]) -> list[Cell]:
@@ -119,6 +134,47 @@ def valid_cells(
     return list(distinct.values())
 
 
+def reference_cell(name: str, cells: Sequence[Cell]) -> Cell:
+    """Find the cell from which differences are taken: the costliest of those called `name`.
+
+    Args:
+        name: Value of compare_samplers.reference, "sampler/spacing".
+        cells: Cells that can run; see `valid_cells`.
+
+    Raises:
+        UserError: If none of the cells has this name.
+    """
+    named = [cell for cell in cells if cell.name == name]
+    if not named:
+        names = ", ".join(dict.fromkeys(cell.name for cell in cells))
+        raise UserError(
+            f"compare_samplers.reference is '{name}' but the cells that can run on this schedule"
+            f" are {names}; change compare_samplers.reference in {PARAMS_FILE}"
+        )
+    return max(named, key=lambda cell: cell.evaluations)
+
+
+class Measurements(NamedTuple):
+    """Measurements of one set of samples: distances by name, and log densities."""
+
+    distances: dict[str, Distance]
+    log_density: SampleLogDensity
+
+    def differences(self, reference: "Measurements") -> dict[str, float]:
+        """Differences from a reference whose samples started from the same noise."""
+        differences = {
+            name: distance.minus(reference.distances[name])
+            for name, distance in self.distances.items()
+        }
+        paired = self.log_density.values - reference.log_density.values
+        differences["log_density"] = mean_of(paired)
+        return {
+            f"{name}_difference{part}": value
+            for name, difference in differences.items()
+            for part, value in zip(("", "_se"), difference, strict=True)
+        }
+
+
 class SampleEvaluator:
     """Measures samples, in data units: their distances to a true set, and their mean log density.
 
@@ -141,22 +197,27 @@ class SampleEvaluator:
         }
         self._log_density = LogDensityMeasure(model, true_set, *itertools.chain(*pairs))
 
-    def __call__(self, points: Points) -> dict[str, float]:
-        """Compute all distances, and the mean log density (see `LogDensityMeasure`)."""
+    def __call__(self, points: Points) -> Measurements:
+        """Compute all distances, and the log densities (see `LogDensityMeasure`)."""
+        distances = {name: distance(points) for name, distance in self._distances.items()}
+        return Measurements(distances, self._log_density(points, "compare"))
+
+    def metrics(self, measurements: Measurements) -> dict[str, float]:
+        """Add standard errors, and the values of true samples."""
         metrics: dict[str, float] = {}
-        for name, distance in self._distances.items():
-            estimate = with_floor(distance(points), self._null[name])
+        for name, distance in measurements.distances.items():
+            estimate = with_floor(distance, self._null[name])
             metrics |= {
                 name: estimate.value,
                 f"{name}_se": estimate.se,
                 f"{name}_floor": estimate.floor,
             }
-        log_density = self._log_density(points, "compare")
+        log_density = measurements.log_density.mean
         return metrics | {
-            "log_density": log_density.mean.value,
-            "log_density_se": log_density.mean.se,
+            "log_density": log_density.value,
+            "log_density_se": log_density.se,
             "log_density_truth": self._log_density.truth.value,
-            "strays": log_density.strays,
+            "strays": measurements.log_density.strays,
         }
 
 
@@ -167,6 +228,7 @@ def compare(
     optimised: OptimisedTimes,
     evaluator: SampleEvaluator,
     *,
+    reference: Cell,
     n: int,
     exact_up_to: int,
 ) -> list[ComparedCell]:
@@ -178,22 +240,37 @@ def compare(
         cells: Cells to sample; see `valid_cells`.
         optimised: Times of the optimised spacings.
         evaluator: Computes the metrics of the samples.
+        reference: One of the cells. Differences are taken from its samples with the same denoiser.
         n: Number of samples of each cell.
-        exact_up_to: Largest number of evaluations for which the exact denoiser is included.
+        exact_up_to: Largest number of evaluations for which the exact denoiser is included. The
+            reference includes it always.
 
     Raises:
         UserError: If a cell cannot run; see `is_valid`.
     """
-    compared = []
+    sampled = []
+    references: dict[str, Measurements] = {}
     for cell in tqdm(cells, desc="compare", unit="cell", disable=None):
         sampler, times = plan(cell, samplers, model.schedule, optimised)
         denoisers = {"network": model.denoiser}
-        if cell.evaluations <= exact_up_to:
+        if cell.evaluations <= exact_up_to or cell == reference:
             denoisers["exact"] = model.exact.denoiser
         for name, denoiser in denoisers.items():
             points, evaluations = sample_cell(model, sampler, times, denoiser, n)
-            compared.append(ComparedCell(cell, name, evaluations, points, evaluator(points)))
-    return compared
+            measurements = evaluator(points)
+            sampled.append((cell, name, evaluations, points, measurements))
+            if cell == reference:
+                references[name] = measurements
+    return [
+        ComparedCell(
+            cell,
+            name,
+            evaluations,
+            points,
+            evaluator.metrics(measurements) | measurements.differences(references[name]),
+        )
+        for cell, name, evaluations, points, measurements in sampled
+    ]
 
 
 def tabulate(compared: Sequence[ComparedCell]) -> dict[str, list[Any]]:
