@@ -31,14 +31,19 @@ _BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
 
 
 def table() -> None:
-    print("| sampler | spacing | evaluations | denoiser | energy distance |")
-    print("|---|---|---|---|---|")
     columns = ["sampler", "spacing", "evaluations", "denoiser"]
+    header = " | ".join(columns)
+    print(f"| {header} | energy distance | minus the reference's | strays |")
+    print("|---|---|---|---|---|---|---|")
     text = ["sampler", "spacing", "denoiser"]
     rows = read_table(SAMPLERS_CSV, columns, stage="compare_samplers", text=text)
     for _, row in rows.iterrows():
         cell = " | ".join(str(row[name]) for name in columns)
-        print(f"| {cell} | {row['energy_distance']:.5f} ± {row['energy_distance_se']:.5f} |")
+        distance, difference = (
+            f"{row[name]:.5f} ± {row[f'{name}_se']:.5f}"
+            for name in ("energy_distance", "energy_distance_difference")
+        )
+        print(f"| {cell} | {distance} | {difference} | {100 * row['strays']:.2f} % |")
 
 
 def full() -> None:

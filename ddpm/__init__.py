@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ddpm.data.scaling import Scaling as Scaling
     from ddpm.diffusion.denoiser import Denoiser as Denoiser
     from ddpm.diffusion.predictions import PREDICTIONS as PREDICTIONS
+    from ddpm.diffusion.process import diffuse as diffuse
     from ddpm.diffusion.process import posterior as posterior
     from ddpm.diffusion.process import prior_gap as prior_gap
     from ddpm.diffusion.process import q_sample as q_sample
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from ddpm.networks.model_file import load_model as load_model
     from ddpm.networks.model_file import save_model as save_model
     from ddpm.networks.registry import NETWORKS as NETWORKS
+    from ddpm.plots.style import animate as animate
     from ddpm.reference.distances import energy_distance as energy_distance
     from ddpm.reference.distances import sliced_wasserstein as sliced_wasserstein
     from ddpm.reference.distribution import ExactDistribution as ExactDistribution
     from ddpm.sampling.loop import Trajectories as Trajectories
     from ddpm.sampling.loop import draw_samples as draw_samples
+    from ddpm.sampling.loop import run_sampler as run_sampler
     from ddpm.sampling.multistep import DPMSolver2M as DPMSolver2M
     from ddpm.sampling.multistep import DPMSolver3M as DPMSolver3M
     from ddpm.sampling.multistep import DPMSolverSDE2M as DPMSolverSDE2M
@@ -63,7 +66,7 @@ _MODULES = {
     "data.scaling": ("Scaling",),
     "diffusion.denoiser": ("Denoiser",),
     "diffusion.predictions": ("PREDICTIONS",),
-    "diffusion.process": ("posterior", "prior_gap", "q_sample", "q_step"),
+    "diffusion.process": ("diffuse", "posterior", "prior_gap", "q_sample", "q_step"),
     "diffusion.schedule": ("Schedule",),
     "diffusion.schedules": (
         *("SCHEDULES", "Cosine", "Linear", "ScaledLinear", "Sigmoid"),
@@ -77,9 +80,10 @@ _MODULES = {
         *("load_model", "save_model"),
     ),
     "networks.registry": ("NETWORKS",),
+    "plots.style": ("animate",),
     "reference.distances": ("energy_distance", "sliced_wasserstein"),
     "reference.distribution": ("ExactDistribution",),
-    "sampling.loop": ("Trajectories", "draw_samples"),
+    "sampling.loop": ("Trajectories", "draw_samples", "run_sampler"),
     "sampling.multistep": ("DPMSolver2M", "DPMSolver3M", "DPMSolverSDE2M", "UniPC"),
     "sampling.one_step": ("DDIM", "DDPM", "ODE", "Heun"),
     "sampling.registry": ("SAMPLERS",),

@@ -35,6 +35,8 @@ from stages.common.tables import read_table
 _TIMES = (1, 0.6, 0.3, 0.15, 0.05, 0)
 # Columns in the figure of few steps, and the most evaluations that count as few.
 _COLUMNS, _FEW = 3, 20
+# Points in the animation that is in git.
+_SMALL = 600
 _SCORE = tuple(f"score_{name}" for name in ("t", "sigma", "at", "truth", "model", "log_density"))
 _DENSITY = ("density_truth", "density_model", "density_reach")
 
@@ -56,6 +58,12 @@ def main() -> None:
     labels = [f"t = {time:4g}" for time in t]
     with pending(REPORTS / "reverse.gif") as path:
         samples.reverse_animation(x, x0_hat, optimal, labels, path)
+    # Every other frame, counted from the last, with fewer points: small enough for git.
+    every = np.arange(len(t) - 1, -1, -2)[::-1]
+    x, x0_hat, optimal = (frames[every, :_SMALL] for frames in (x, x0_hat, optimal))
+    with pending(REPORTS / "spiral.gif") as path:
+        labels = [labels[k] for k in every]
+        samples.reverse_animation(x, x0_hat, optimal, labels, path, width=7)
 
 
 def _sample_figures() -> dict[str, Figure]:

@@ -128,7 +128,7 @@ def save_model(
         temporary.write_bytes(content)
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> TrainedModel:
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> TrainedModel:
     """Read a trained model.
 
     Args:
@@ -138,6 +138,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> TrainedModel:
     Raises:
         UserError: If the file is missing, truncated, foreign, not finite, or of an earlier format.
     """
+    path = Path(path)
     with reading(path, _REMEDY), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "recipe" in metadata:

@@ -64,10 +64,24 @@ def reverse_process(x: Frames, x0_hat: Frames, optimal: Frames, labels: Sequence
 
 @styled()
 def reverse_animation(
-    x: Frames, x0_hat: Frames, optimal: Frames, labels: Sequence[str], path: Path
+    x: Frames,
+    x0_hat: Frames,
+    optimal: Frames,
+    labels: Sequence[str],
+    path: Path,
+    width: float = 9.2,
 ) -> None:
-    """Write an animation of the reverse process, with the arguments of `reverse_process`."""
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    """Write an animation of the reverse process.
+
+    Args:
+        x: x_t at each time, data units.
+        x0_hat: Predictions of x_0 by the model.
+        optimal: Exact predictions E[x_0 | x_t].
+        labels: Times, for the title of each frame.
+        path: File to write.
+        width: Width of the figure in inches.
+    """
+    figure = Figure(figsize=(width, 3.6 * width / 9.2), layout="constrained")
     contents = (x, x0_hat, optimal)
     panels = figure.subplots(1, len(contents), sharex=True, sharey=True)
     clouds = [

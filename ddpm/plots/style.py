@@ -25,7 +25,7 @@ Frames = Float[np.ndarray, "k n 2"]
 Values = Sequence[float]
 
 TRUTH, MODEL, NOISE = "#1b6ca8", "#d1495b", "#6c757d"
-_MILLISECONDS_PER_FRAME, _MILLISECONDS_AT_END = 60, 2000
+_MILLISECONDS, _MILLISECONDS_AT_END = 3600, 2000
 
 _STYLE = {
     "font.size": 9,
@@ -68,7 +68,8 @@ def animate(figure: Figure, show: Callable[[int], None], frames: int, path: Path
     for k in range(1, frames):
         show(k)
         images.append(_render(figure))
-    durations = [_MILLISECONDS_PER_FRAME] * (frames - 1) + [_MILLISECONDS_AT_END]
+    # A GIF counts in hundredths of a second.
+    durations = [_MILLISECONDS // frames // 10 * 10] * (frames - 1) + [_MILLISECONDS_AT_END]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 

@@ -60,7 +60,7 @@ def denoising_error(curve: pd.DataFrame, memory: pd.DataFrame) -> Figure:
     share.set_ylim(-0.5, 1.5)
     for height, label in ((0, "learned the distribution"), (1, "memorised the sample")):
         share.axhline(height, color=NOISE, linestyle="--")
-        share.annotate(label, (1.3, height + 0.04), color=NOISE, fontsize=7)
+        share.annotate(label, (1, height - 0.04), color=NOISE, fontsize=7, va="top")
     share.errorbar(memory["t"], memory["share"], 2 * memory["share_se"], color=MODEL, capsize=2)
     share.set_title("share of the way from truth to sample (± 2 standard errors)")
     for axes in (errors, nats, distances, share):
