@@ -1,4 +1,8 @@
-"""A copy of this project at small sizes, in a git repository of its own, driven by the real dvc."""
+"""A copy of this project in a git repository of its own, driven by the real dvc.
+
+`Project.small` runs the real stages at small sizes. `Project.tiny` is for tests of what dvc does with
+dvc.yaml, whatever the stages compute: tests/tiny_stage.py stands in for each of them.
+"""
 
 import json
 import os
@@ -11,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, inside, shipped, write_params
+from tiny_stage import EXAMPLES
 
 from benchmarks.copies import SIZES, changed
 from stages.common.lineage import read_pipeline
@@ -34,6 +39,24 @@ class Project:
     @classmethod
     def small(cls, root: Path) -> "Project":
         """The working tree's files, with small parameters and no results yet."""
+        project = cls._copied(root)
+        write_params(root, changed(shipped(), **SIZES))
+        return project
+
+    @classmethod
+    def tiny(cls, root: Path) -> "Project":
+        """The working tree's files, but for stages without torch, and with no results yet."""
+        project = cls._copied(root)
+        for stage in STAGES:
+            shutil.copy(ROOT / "tests" / "tiny_stage.py", root / "stages" / f"{stage}.py")
+        for report in (*(ROOT / "reports").glob("*.json"), *(ROOT / "reports").glob("*.csv")):
+            (root / EXAMPLES).mkdir(exist_ok=True)
+            shutil.copy(report, root / EXAMPLES)
+        return project
+
+    @classmethod
+    def _copied(cls, root: Path) -> "Project":
+        """The working tree's files but for results, in a new git repository."""
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,
@@ -45,7 +68,6 @@ class Project:
             if not name.startswith("reports/") and name != "dvc.lock" and (ROOT / name).exists():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, root / name)
-        write_params(root, changed(shipped(), **SIZES))
         project = cls(root)
         project.git("init", "--quiet")
         return project.identified()
