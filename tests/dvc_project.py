@@ -1,7 +1,7 @@
 """A copy of this project in a git repository of its own, driven by the real dvc.
 
-`Project.small` runs the real stages at small sizes. `Project.tiny` is for tests of what dvc does with
-dvc.yaml, whatever the stages compute: tests/tiny_stage.py stands in for each of them.
+`Project.small` runs the real stages at small sizes. `Project.tiny` is for tests of what dvc does
+with dvc.yaml, whatever the stages compute: tests/tiny_stage.py stands in for each of them.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Stands in for every stage in `Project.tiny`, where it is stages/NAME.py: dvc's part without torch.
+"""Stands in for every stage in `Project.tiny`, as stages/NAME.py: dvc's part without torch.
 
 It reads what dvc.yaml lists for the stage and writes all that dvc.yaml lists as its outputs, as a
 function of what it read. An output holds the parameters and the hashes of the data that it was made
