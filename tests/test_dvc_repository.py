@@ -146,7 +146,7 @@ def test_other_bits_are_told_from_another_result_and_the_users_tree_is_left_alon
     assert "reports/metrics.json: samples.energy_distance.value: " in output
     assert "  NO  " not in output
     assert clone.git("status", "--porcelain") == before
-    assert not (clone.root / "data").exists()
+    assert [path.name for path in (clone.root / "data").iterdir()] == ["README.md"]
 
 
 def test_the_metrics_of_a_commit_are_summed_up_as_markdown(clone: Project) -> None:
