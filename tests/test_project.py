@@ -1,4 +1,4 @@
-"""What surrounds the code: pins, README, targets, CI."""
+"""What surrounds the code: pins, targets, CI."""
 
 import json
 import re
@@ -10,7 +10,6 @@ from conftest import ROOT, shipped
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks import samplers
 from ddpm.core.compute import _AVAILABLE
 from ddpm.core.settings import Settings
 from ddpm.data.datasets import DATASETS
@@ -20,7 +19,6 @@ from ddpm.networks.registry import NETWORKS
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, SPACINGS
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -69,34 +67,6 @@ def test_pictures_in_git_are_small() -> None:
     assert not any(name.endswith((".npy", ".npz", ".safetensors")) for name in tracked())
 
 
-def test_the_readme_shows_the_committed_metrics() -> None:
-    metrics = json.loads((ROOT / "reports" / "metrics.json").read_text(encoding="utf-8"))
-    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| (\S+)(?: ± (\S+))? \| (.*) \|$", README, re.MULTILINE)
-    assert len(rows) >= 9
-
-    def shown(value: float, like: str) -> str:
-        return f"{value:.{len(like.partition('.')[2])}f}"
-
-    for section, name, value, se, perfect in rows:
-        entry = metrics[section][name]
-        entry = entry if isinstance(entry, dict) else {"value": entry}
-        assert value == shown(entry["value"], value), name
-        assert se == (shown(entry["se"], se) if "se" in entry else ""), name
-        number, _, rest = perfect.partition(" ")
-        if "`floor`" in rest or "`truth`" in rest:
-            assert number == shown(entry[rest.strip("(`)")], number), name
-    entropy = metrics["likelihood"]["entropy"]
-    assert f"| {entropy['value']:.3f} ± {entropy['se']:.3f} (`likelihood.entropy`) |" in README
-
-
-def test_the_readmes_table_of_samplers_is_the_one_that_is_printed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    samplers.table()
-    assert capsys.readouterr().out in README
-
-
 def test_the_committed_results_keep_what_the_project_promises() -> None:
     metrics = json.loads((ROOT / "reports" / "metrics.json").read_text(encoding="utf-8"))
     likelihood, energy = metrics["likelihood"], metrics["samples"]["energy_distance"]
@@ -105,22 +75,6 @@ def test_the_committed_results_keep_what_the_project_promises() -> None:
     assert abs(likelihood["exact_kl"]["value"]) <= 0.001
     assert abs(likelihood["solver_error"]["exact"]["value"]) < 0.0002
     assert abs(energy["value"]) <= 3 * energy["se"]
-
-
-def test_the_readmes_pictures_and_files_exist() -> None:
-    for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert name in tracked()
-
-
-def test_the_readmes_schedule_works_as_written() -> None:
-    code = re.search(r"```python\n(class Constant.*?)\n\nSCHEDULES", README, re.DOTALL)
-    assert code is not None
-    module = (ROOT / "ddpm" / "diffusion" / "schedules.py").read_text(encoding="utf-8")
-    namespace: dict[str, object] = {"__name__": "with_constant"}
-    exec(compile(module + "\n\n" + code[1], "with_constant", "exec"), namespace)
-    constant = namespace["Constant"]
-    schedule = namespace["make_schedule"](constant(beta=0.01), 100)  # type: ignore[operator]
-    assert float(schedule.beta[100]) == pytest.approx(0.1)
 
 
 def test_the_names_in_the_comments_of_params_exist() -> None:
