@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, inside
+from conftest import ROOT, inside, run, shipped, write_params
 from dvc_project import STAGES, Project
 from test_project import tracked
 
 from benchmarks import metrics, samplers
+from benchmarks.copies import changed
 from benchmarks.seeds import leaves
 from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.sampling.registry import SAMPLERS
@@ -130,6 +132,25 @@ def test_every_command_runs(page: str, finished_project: Project, tmp_path: Path
         for part in (words for lines in shown for words in lines.split("...") if words.strip()):
             position = output.find(part, position)
             assert position >= 0, f"{line} does not print {part!r} but:\n{output}"
+
+
+EXPERIMENTS = {
+    command.line
+    for page in WITH_COMMANDS
+    for command in commands_of(page)
+    if " -S " in command.line and not any(line.startswith("error: ") for line in command.output)
+}
+
+
+@pytest.mark.parametrize("experiment", sorted(EXPERIMENTS))
+def test_the_parameters_of_an_experiment_are_valid(experiment: str, tmp_path: Path) -> None:
+    words = shlex.split(experiment, comments=True)
+    settings = [word.split("=") for before, word in itertools.pairwise(words) if before == "-S"]
+    names = [name for name, _ in settings]
+    for values in itertools.product(*(values.split(",") for _, values in settings)):
+        changes = {name: load_yaml(value) for name, value in zip(names, values, strict=True)}
+        write_params(tmp_path, changed(shipped(), **changes))
+        run("check", tmp_path)
 
 
 @pytest.mark.parametrize(
