@@ -68,6 +68,8 @@ def forget(folder: Path) -> None:
     """Remove all outputs and DVC's cache: every stage must run again."""
     for name in (*_FOLDERS, "checkpoints", ".dvc/cache"):
         shutil.rmtree(folder / name, ignore_errors=True)
+    # Not an output, but in their folder.
+    git(folder, "checkout", "--quiet", "data/README.md")
 
 
 def stage_of(processes: list[psutil.Process]) -> str:

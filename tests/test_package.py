@@ -1,6 +1,8 @@
 """The package that `pip install .` installs, and its public names."""
 
 import ast
+import doctest
+import importlib
 import os
 import re
 import shutil
@@ -13,6 +15,7 @@ import pytest
 from conftest import ROOT
 
 import ddpm
+from stages.common.paths import MODEL
 
 PUBLIC = ast.parse((ROOT / "ddpm" / "__init__.py").read_text(encoding="utf-8"))
 # What the library must do without: it belongs to the pipeline.
@@ -43,13 +46,15 @@ def test_the_wheel_contains_the_library_and_nothing_else(wheel: Path) -> None:
     assert names == sources | {"ddpm/py.typed"}
 
 
-def test_the_readmes_lines_run_with_the_library_alone(wheel: Path, tmp_path: Path) -> None:
+def test_the_lines_of_the_documentation_run_with_the_library_alone(
+    wheel: Path, tmp_path: Path
+) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     target = tmp_path / "installed"
     install = ["install", "--no-deps", "--target", str(target), str(wheel)]
     subprocess.run([*pip, *install], check=True, capture_output=True)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.search(r"```python\n(import torch\n\nimport ddpm\n.*?)```", readme, re.DOTALL)
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    lines = re.search(r"```python\n(import torch\n\nimport ddpm\n.*?)```", page, re.DOTALL)
     assert lines is not None
     # An entry of None makes an import fail as if the package were not installed.
     blocked = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED}))"
@@ -65,6 +70,16 @@ def test_the_readmes_lines_run_with_the_library_alone(wheel: Path, tmp_path: Pat
     )
     assert ended.returncode == 0, ended.stderr
     assert re.fullmatch(r"KL\(truth \|\| model\) = 0\.\d\d nats\n", ended.stdout)
+
+
+@pytest.mark.parametrize("module", sorted({*ddpm._MODULE_OF.values()}))
+def test_the_examples_of_the_public_names_run(
+    module: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    shutil.copy(finished / MODEL, tmp_path / MODEL)
+    monkeypatch.chdir(tmp_path)
+    assert not doctest.testmod(importlib.import_module(f"ddpm.{module}")).failed
 
 
 def test_type_checkers_and_users_see_the_same_public_names() -> None:

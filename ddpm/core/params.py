@@ -46,6 +46,11 @@ class TrainSettings(Settings):
     """AdamW with warm-up, cosine decay, gradient clipping, and an average of the weights.
 
     `log_every` is the number of steps between two rows of the training curve.
+
+    Example:
+        >>> adamw = {"lr": 4e-3, "warmup": 9, "weight_decay": 0, "grad_clip": 1, "ema_decay": 0.99}
+        >>> TrainSettings(steps=1000, batch=512, log_every=100, **adamw).lr
+        0.004
     """
 
     steps: Count

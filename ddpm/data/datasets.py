@@ -62,7 +62,13 @@ SPIRAL = Curve(raw=_spiral, u_min=1.5 * math.pi, u_max=4.5 * math.pi)
 
 
 class Spiral(Dataset):
-    """The Archimedean spiral (u cos u, u sin u) with u from 1.5 pi to 4.5 pi."""
+    """The Archimedean spiral (u cos u, u sin u) with u from 1.5 pi to 4.5 pi.
+
+    Example:
+        >>> points = Spiral(noise=0.02).sample(1000, generator=torch.Generator().manual_seed(0))
+        >>> points.shape
+        torch.Size([1000, 2])
+    """
 
     @property
     @override

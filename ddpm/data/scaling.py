@@ -19,6 +19,13 @@ class Scaling:
         mean: Centre of the training points, shape (2,), data units, float64.
         scale: Standard deviation of the training points, the root mean square of both axes; data
             units.
+
+    Example:
+        >>> import torch
+        >>> points = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) + 5
+        >>> z = Scaling.from_points(points).to_model(points)
+        >>> abs(float(z.mean())) < 1e-5 and abs(float(z.square().mean()) - 1) < 1e-5
+        True
     """
 
     mean: Float64[Tensor, "2"]

@@ -27,6 +27,13 @@ class Denoiser:
         precision: Type to which points are converted for the function; None keeps their own.
         finite: Whether the function is finite at t = 0. It is not for the exact solution of data
             without noise.
+
+    Example:
+        >>> schedule = Schedule.from_betas(torch.full((10,), 0.1).double())
+        >>> denoiser = Denoiser(lambda x, t: torch.zeros_like(x), PREDICTIONS["x0"], schedule)
+        >>> x0_hat, eps_hat = denoiser(torch.ones(1, 2), 5)
+        >>> x0_hat
+        tensor([[0., 0.]])
     """
 
     function: Callable[[Batch, Float[Tensor, " #batch"]], Batch]

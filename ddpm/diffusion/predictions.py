@@ -29,6 +29,11 @@ class Prediction:
         target: Maps (x0, eps, sqrt_alpha_bar, sigma) to the value that the network should predict.
         split: Maps (prediction, x_t, sqrt_alpha_bar, sigma) to (x0_hat, eps_hat).
         regular: Whether x0_hat and eps_hat are finite at t = 0, where sigma is 0.
+
+    Example:
+        >>> kind, a, sigma = PREDICTIONS["v"], 0.8, 0.6
+        >>> kind.target(1.0, 0.0, a, sigma), kind.target(0.0, 1.0, a, sigma)
+        (-0.6, 0.8)
     """
 
     target: Callable[[Batch, Batch, Coefficient, Coefficient], Batch]

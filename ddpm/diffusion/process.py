@@ -58,6 +58,12 @@ def q_sample(schedule: Schedule, x0: Batch, t: Times, eps: Batch) -> Batch:
     Returns:
         Points drawn from q(x_t | x_0), model units.
 
+    Example:
+        >>> schedule = Schedule.from_betas(torch.full((10,), 0.1).double())
+        >>> x0, eps = torch.ones(5, 2), torch.zeros(5, 2)
+        >>> bool(torch.allclose(q_sample(schedule, x0, 2, eps), torch.full((5, 2), 0.9)))
+        True
+
     References:
         Ho et al. 2020, eq. 4.
     """
@@ -67,6 +73,11 @@ def q_sample(schedule: Schedule, x0: Batch, t: Times, eps: Batch) -> Batch:
 
 def q_step(schedule: Schedule, x: Batch, t: int, eps: Batch) -> Batch:
     """Take one step of the forward process: x_t from x = x_{t-1}, for t in 1 ... T.
+
+    Example:
+        >>> schedule = Schedule.from_betas(torch.full((10,), 0.19).double())
+        >>> q_step(schedule, torch.ones(1, 2), 1, torch.zeros(1, 2))
+        tensor([[0.9000, 0.9000]])
 
     References:
         Ho et al. 2020, eq. 2.
@@ -88,6 +99,13 @@ def diffuse(
 
     Returns:
         The noisy points at each of these times, in order of time.
+
+    Example:
+        >>> schedule = Schedule.from_betas(torch.full((100,), 0.1).double())
+        >>> x0, generator = torch.zeros(1000, 2), torch.Generator().manual_seed(0)
+        >>> points = diffuse(schedule, x0, {0, 100}, generator=generator)
+        >>> {t: round(float(x.std())) for t, x in points.items()}
+        {0: 0, 100: 1}
     """
     points_at = {0: x0} if 0 in keep else {}
     x = x0
@@ -131,6 +149,12 @@ def posterior(schedule: Schedule, t: float, s: float) -> Posterior:
     Raises:
         ValueError: If not 0 <= s < t <= T.
 
+    Example:
+        >>> schedule = Schedule.from_betas(torch.full((10,), 0.1).double())
+        >>> q = posterior(schedule, 1, 0)
+        >>> q.x0, q.x_t, q.variance
+        (1.0, 0.0, 0.0)
+
     References:
         Ho et al. 2020, eq. 6 and 7 (there s = t - 1).
     """
@@ -159,6 +183,11 @@ def prior_gap(schedule: Schedule, x0: Batch) -> Float[Tensor, " *leading"]:
 
     Returns:
         The divergence in nats for each point, float64.
+
+    Example:
+        >>> schedule = Schedule.from_betas(torch.full((100,), 0.1).double())
+        >>> bool((prior_gap(schedule, torch.ones(3, 2)) < 1e-4).all())
+        True
 
     References:
         Ho et al. 2020, L_T in eq. 5.

@@ -37,6 +37,14 @@ class Schedule:
 
     Attributes:
         log_alpha_bar: Logarithm of the cumulative product, shape (T + 1,), 0 at t = 0.
+
+    Example:
+        >>> schedule = Schedule.from_betas(torch.full((10,), 0.1).double())
+        >>> schedule.T, round(float(schedule.alpha_bar[2]), 4)
+        (10, 0.81)
+        >>> a, sigma = schedule.levels(2.5)
+        >>> round(a**2 + sigma**2, 12)
+        1.0
     """
 
     log_alpha_bar: Table

@@ -138,6 +138,11 @@ def make_schedule(
     Raises:
         UserError: If a beta is not in (0, 1). Where a larger T helps, the message names the
             smallest.
+
+    Example:
+        >>> schedule = make_schedule(Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> round(float(schedule.sqrt_alpha_bar[-1]), 4)
+        0.0064
     """
     betas = settings.betas(T)
     if bool((betas >= 1).any()):

@@ -41,6 +41,16 @@ def log_likelihood(denoiser: Denoiser, x_t: Points, t: float, *, tolerance: floa
 
     Raises:
         UserError: If the flow cannot be solved.
+
+    Example:
+        >>> import ddpm
+        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> spiral, scaling = ddpm.Spiral(noise=0.2), ddpm.Scaling(torch.zeros(2).double(), 0.6)
+        >>> exact = ddpm.ExactDistribution.from_dataset(spiral, scaling, schedule)
+        >>> x = exact.sample(5, 0, generator=torch.Generator().manual_seed(0))
+        >>> error = log_likelihood(exact.denoiser, x, 0, tolerance=1e-4) - exact.log_density(x, 0)
+        >>> bool((error.abs() < 0.01).all())
+        True
     """
     d = x_t.shape[1]
 

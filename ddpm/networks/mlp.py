@@ -35,6 +35,13 @@ class ResidualMLPSettings(NetworkSettings):
     """Sizes of the network.
 
     `fourier_scale` is the standard deviation of the frequencies B, in cycles per model unit.
+
+    Example:
+        >>> sizes = {"width": 64, "blocks": 3, "fourier_features": 32, "time_features": 16}
+        >>> settings = ResidualMLPSettings(**sizes, fourier_scale=0.3)
+        >>> network = settings.create(1000, generator=torch.Generator().manual_seed(0))
+        >>> network(torch.ones(4, 2), torch.tensor([500.0])).shape
+        torch.Size([4, 2])
     """
 
     width: Annotated[Integer, Field(ge=2, le=8192)]

@@ -137,6 +137,11 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> TrainedM
 
     Raises:
         UserError: If the file is missing, truncated, foreign, not finite, or of an earlier format.
+
+    Example:
+        >>> model = load_model("models/denoiser.safetensors")
+        >>> model.description.prediction
+        'v'
     """
     path = Path(path)
     with reading(path, _REMEDY), safe_open(path, framework="pt") as file:

@@ -52,7 +52,7 @@ def save(figure: Figure, path: Path) -> None:
     image.save(path, optimize=True)
 
 
-def animate(figure: Figure, show: Callable[[int], None], frames: int, path: Path) -> None:
+def animate(figure: Figure, show: Callable[[int], None], frames: int, path: Path | str) -> None:
     """Write an animation as a GIF that loops forever.
 
     Args:
@@ -60,6 +60,11 @@ def animate(figure: Figure, show: Callable[[int], None], frames: int, path: Path
         show: Updates the figure to frame k = 0 ... frames - 1.
         frames: Number of frames.
         path: File to write.
+
+    Example:
+        >>> figure = Figure(figsize=(1, 1))
+        >>> (dot,) = figure.subplots().plot([0], [0], "o")
+        >>> animate(figure, lambda k: dot.set_data([k / 9], [0]), 10, "dot.gif")
     """
     show(0)
     images = [_render(figure)]

@@ -44,6 +44,12 @@ def energy_distance(
         y: At least two points.
         y_within: `mean_distances_within(y)`, to save time when it is already known.
 
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, y = torch.randn(2, 1000, 2, dtype=torch.float64, generator=generator)
+        >>> energy_distance(x, y).value < 0.01 < energy_distance(x, y + 1).value
+        True
+
     References:
         Szekely & Rizzo 2013, eq. 6 (biased there, because it includes the diagonal).
     """
@@ -104,6 +110,12 @@ def sliced_wasserstein(x: Points, y: OtherPoints, directions: int) -> Distance:
 
     Raises:
         ValueError: If the sets differ in size.
+
+    Example:
+        >>> x = torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        >>> shift = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        >>> round(sliced_wasserstein(x, x + shift, directions=64).value, 4)  # 1 / sqrt(2)
+        0.7071
 
     References:
         del Barrio & Loubes 2019 (influence function), https://doi.org/10.1214/18-AOP1275

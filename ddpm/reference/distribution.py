@@ -70,6 +70,18 @@ class ExactDistribution:
         draw: Maps (n, generator) to n random centres c, in model units.
         noise: Standard deviation of the noise around the centres, model units; 0 is allowed.
         schedule: Noise schedule that supplies alpha_bar.
+
+    Example:
+        >>> import ddpm
+        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> spiral, scaling = ddpm.Spiral(noise=0.02), ddpm.Scaling(torch.zeros(2).double(), 0.6)
+        >>> exact = ExactDistribution.from_dataset(spiral, scaling, schedule)
+        >>> x_t = exact.sample(100, 300, generator=torch.Generator().manual_seed(0))
+        >>> log_density, score = exact.log_density(x_t, 300), exact.score(x_t, 300)
+        >>> a, sigma = schedule.levels(300)
+        >>> tweedie = (x_t + sigma**2 * score) / a
+        >>> bool(torch.allclose(tweedie, exact.posterior_mean(x_t, 300)))
+        True
     """
 
     nodes: Callable[[float], Nodes]

@@ -57,6 +57,17 @@ def run_sampler(
 
     Returns:
         Points at `end`, model units, and the number of denoiser evaluations.
+
+    Example:
+        >>> import ddpm
+        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> point = torch.tensor([[0.5, -0.5]], dtype=torch.float64)
+        >>> denoiser = ddpm.ExactDistribution.from_points(point, schedule).denoiser
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x_T = torch.randn(3, 2, dtype=torch.float64, generator=generator)
+        >>> result = run_sampler(ddpm.DDIM(eta=0), denoiser, x_T, [1000, 500], generator=generator)
+        >>> bool(torch.allclose(result.x, point.expand(3, 2))), result.evaluations
+        (True, 2)
     """
     evaluations = 0
 
@@ -144,6 +155,16 @@ def draw_samples(
     Returns:
         Samples in model units, float32, on the CPU, and the largest number of denoiser evaluations
         of any block.
+
+    Example:
+        >>> import ddpm
+        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> point = torch.tensor([[0.5, -0.5]], dtype=torch.float64)
+        >>> denoiser = ddpm.ExactDistribution.from_points(point, schedule).denoiser
+        >>> times = ddpm.sampling_times("log_snr", schedule, 10)
+        >>> samples, evaluations = draw_samples(ddpm.UniPC(), denoiser, times, n=100, seed=0)
+        >>> samples.shape, evaluations
+        (torch.Size([100, 2]), 10)
     """
     device = torch.device(device)
     block = n if block is None else block

@@ -94,6 +94,12 @@ def sampling_times(
         UserError: If the spacing is unknown, was not optimised for this number of steps or this T,
             or works in log SNR although that is infinite at T.
         ValueError: If `steps` is not in 1 ... T.
+
+    Example:
+        >>> import ddpm
+        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> sampling_times("trailing", schedule, 4)
+        [1000.0, 750.0, 500.0, 250.0]
     """
     if not 1 <= steps <= schedule.T:
         raise ValueError(f"steps is {steps} but should be in 1 ... {schedule.T}")

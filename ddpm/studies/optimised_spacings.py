@@ -35,7 +35,7 @@ from ddpm.sampling.spacings import OPTIMISED, sampling_times
 Points = Float64[Tensor, "n 2"]
 Residuals = Float64[Tensor, " m"]
 
-# Bound on the error, model units: about the width of one winding of the spiral.
+# Bound on the error, model units: somewhat more than the width of the spiral's line (0.035).
 _REACH = 0.05
 _MAX_ITERATIONS, _MAX_TRIES = 15, 6
 # Increment of a variable in the finite differences of the Jacobian.

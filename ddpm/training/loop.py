@@ -74,7 +74,17 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What the network learns: a schedule and a prediction type, which turn points into batches."""
+    """What the network learns: a schedule and a prediction type, which turn points into batches.
+
+    Example:
+        >>> import ddpm
+        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> task = Task(schedule, ddpm.PREDICTIONS["v"])
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x_t, t, target = task.batch(torch.zeros(8, 2), generator=generator)
+        >>> [int(time) // 125 for time in t - 1]  # one in each eighth of the range
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    """
 
     schedule: Schedule
     prediction: Prediction
@@ -139,6 +149,20 @@ def train(
 
     Raises:
         UserError: If the loss is no longer finite.
+
+    Example:
+        >>> import ddpm
+        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> task = Task(schedule, ddpm.PREDICTIONS["v"])
+        >>> sizes = {"width": 16, "blocks": 1, "fourier_features": 8, "time_features": 4}
+        >>> network_settings = ddpm.ResidualMLPSettings(**sizes, fourier_scale=0.3)
+        >>> network = network_settings.create(1000, generator=torch.Generator().manual_seed(0))
+        >>> points = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
+        >>> adamw = {"lr": 4e-3, "warmup": 5, "weight_decay": 0, "grad_clip": 1, "ema_decay": 0.9}
+        >>> settings = TrainSettings(steps=20, batch=64, log_every=10, **adamw)
+        >>> averaged, curve = train(network, task, points, points, settings=settings, seed=0)
+        >>> [record.step for record in curve]
+        [10, 20]
     """
     device = points.device
     generator = stream(seed, "train/batches", device)
