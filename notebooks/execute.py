@@ -6,9 +6,11 @@ QUICK=1 python notebooks/execute.py      # at the notebooks' small sizes; writes
 
 A notebook is a script in jupytext's percent format, notebooks/NAME.py. Its cells run in a temporary
 folder, with the pipeline's pinned arithmetic. A notebook writes its animations to the current
-directory, as NAME_*.gif, and shows each in a Markdown cell, ![caption](NAME_noise.gif). JupyterLab
-runs cells in notebooks/, so the same link works there. The copy and its animations replace those in
-notebooks/executed/ after the last cell has run, so an error leaves the earlier ones as they are.
+directory, under names that begin with its number, and shows each in a Markdown cell:
+![caption](1_1_forward.gif). JupyterLab runs cells in notebooks/, so the same link works there.
+
+The copy and its animations replace those in notebooks/executed/ after the last cell has run. If a
+cell fails, the earlier ones stay as they are.
 """
 
 import os
@@ -108,14 +110,34 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
+def animations(name: str, folder: Path) -> set[Path]:
+    """The animations of a notebook: 1_1_*.gif for 1_1_spiral."""
+    return set(folder.glob(f"{number(name)}_*.gif"))
+
+
+def number(name: str) -> str:
+    """The number of a notebook: 1_1 for 1_1_spiral."""
+    part, chapter, _ = name.split("_", maxsplit=2)
+    return f"{part}_{chapter}"
+
+
+def refuse_other_animations(name: str, folder: Path) -> None:
+    """Exit if the notebook wrote an animation whose name does not say where it belongs."""
+    for path in set(folder.glob("*.gif")) - animations(name, folder):
+        sys.exit(
+            f"notebooks/{name}.py wrote {path.name}, but the name of an animation begins with the"
+            f" number of its notebook, as in {number(name)}_noise.gif"
+        )
+
+
 def write_copy(notebook: NotebookNode, name: str, folder: Path) -> None:
     """Replace the executed copy of a notebook and its animations."""
     copy = folder / f"{name}.ipynb"
     jupytext.write(notebook, copy)
     EXECUTED.mkdir(exist_ok=True)
-    for old in EXECUTED.glob(f"{name}_*.gif"):
+    for old in animations(name, EXECUTED):
         old.unlink()
-    for path in [*folder.glob(f"{name}_*.gif"), copy]:
+    for path in [*animations(name, folder), copy]:
         shutil.move(path, EXECUTED / path.name)
 
 
@@ -126,7 +148,7 @@ def main() -> None:
             f"the current directory is {Path.cwd()}, but notebooks are executed from the project's"
             f" root: cd {ROOT}"
         )
-    names = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.py"))
+    names = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]_[0-9]*_*.py"))
     chosen = sys.argv[1:] or names
     for name in chosen:
         if name not in names:
@@ -136,6 +158,7 @@ def main() -> None:
         notebook = read_notebook(NOTEBOOKS / f"{name}.py")
         with tempfile.TemporaryDirectory() as folder:
             execute(notebook, name, Path(folder))
+            refuse_other_animations(name, Path(folder))
             if not os.environ.get("QUICK"):
                 write_copy(notebook, name, Path(folder))
         print(f"executed notebooks/{name}.py in {time.perf_counter() - start:.0f} s", flush=True)

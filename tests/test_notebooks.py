@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 
 import ddpm
+import stages
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 EXECUTED = ROOT / "notebooks" / "executed"
@@ -207,7 +208,7 @@ from pathlib import Path
 print("first")
 for name in ("OMP_NUM_THREADS", "NPY_DISABLE_CPU_FEATURES"):
     print(name, os.environ.get(name))
-size = Path("1_1_sample_a.gif").write_bytes(b"GIF89a")
+size = Path("1_1_a.gif").write_bytes(b"GIF89a")
 
 # %%
 1 + 1
@@ -227,10 +228,12 @@ def project(tmp_path: Path) -> Path:
 def execute(
     folder: Path, *arguments: str, script: str = "notebooks/execute.py", **environment: str
 ) -> subprocess.CompletedProcess[str]:
+    # Without what this process has pinned, which the script has to pin by itself.
+    removed = {"QUICK", *stages._PINNED, *stages._PINNED_X86}
     return subprocess.run(
         [sys.executable, script, *arguments],
         cwd=folder,
-        env={k: v for k, v in os.environ.items() if k != "QUICK"} | environment,
+        env={k: v for k, v in os.environ.items() if k not in removed} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -252,7 +255,7 @@ def test_a_second_run_writes_the_same_bytes_and_a_failing_cell_leaves_them(proje
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
     before = contents(project)
-    assert set(before) == {"1_1_sample.ipynb", "1_1_sample_a.gif"}
+    assert set(before) == {"1_1_sample.ipynb", "1_1_a.gif"}
     script, copy = (
         project / "notebooks" / f"{n}" for n in ("1_1_sample.py", "executed/1_1_sample.ipynb")
     )
@@ -264,7 +267,10 @@ def test_a_second_run_writes_the_same_bytes_and_a_failing_cell_leaves_them(proje
     )
     assert value["data"] == {"text/plain": ["2"]}
 
+    (copy.parent / "1_1_older.gif").touch()
+    (copy.parent / "1_10_other.gif").touch()
     assert execute(project).returncode == 0
+    before |= {"1_10_other.gif": b""}
     assert contents(project) == before
 
     append(project, "x = 1\nassert x == 2, 'x is 1'")
@@ -292,6 +298,16 @@ def test_quick_writes_nothing_and_refuses_what_is_not_quiet(project: Path) -> No
     assert "cell 5, which begins with `import warnings`: it wrote `" in loud.stderr
     assert "careful" in loud.stderr
     assert len(loud.stderr.splitlines()) == 1
+
+    script = project / "notebooks" / "1_2_sample.py"
+    script.with_name("1_1_sample.py").unlink()
+    script.write_text(SAMPLE, encoding="utf-8")
+    misnamed = execute(project, QUICK="1")
+    assert misnamed.returncode == 1
+    assert misnamed.stderr == (
+        "notebooks/1_2_sample.py wrote 1_1_a.gif, but the name of an animation begins with the"
+        " number of its notebook, as in 1_2_noise.gif\n"
+    )
 
 
 def test_another_folder_and_an_unknown_name_are_refused_in_one_line(project: Path) -> None:
