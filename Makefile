@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint verify seeds portable kills metrics samplers compare-full few benchmark lock clean
+.PHONY: help setup repro test lint verify seeds portable kills metrics samplers compare-full few benchmark notebooks lab lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.
@@ -52,11 +52,19 @@ few: .venv/runtime ## Measure ten evaluations and fewer over ten seeds, each wit
 benchmark: .venv/runtime ## Time one experiment alone and two side by side
 	@python -m benchmarks.side_by_side
 
-lock: ## Resolve pyproject.toml's ranges into requirements.txt and requirements-dev.txt
+notebooks: .venv/notebooks ## Execute the notebooks into notebooks/executed; QUICK=1: small, write nothing
+	@python notebooks/execute.py
+
+# JupyterLab's kernels get the pinned arithmetic and find `ddpm` as those of `make notebooks` do.
+lab: .venv/notebooks ## Open the notebooks in JupyterLab
+	@PYTHONPATH="$(CURDIR)" python -c \
+	  'import os, stages; os.execvp("jupyter", ["jupyter", "lab", "notebooks"])'
+
+lock: ## Resolve pyproject.toml's ranges into the three files of requirements
 	@.ci/lock $(PYTHON)
 
 clean: ## Remove .venv and the tools' caches; data, models, reports and DVC's cache stay
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info dvc_plots
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info dvc_plots notebooks/.ipynb_checkpoints
 	@find ddpm stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/runtime: requirements.txt
@@ -68,4 +76,10 @@ clean: ## Remove .venv and the tools' caches; data, models, reports and DVC's ca
 
 .venv/dev: .venv/runtime requirements-dev.txt
 	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+.venv/notebooks: .venv/runtime requirements-notebooks.txt
+	.venv/bin/python -m pip install --quiet --requirement requirements-notebooks.txt
+	@jupytext-config --settings-file .venv/etc/jupyter/labconfig/default_setting_overrides.json \
+	  set-default-viewer python  # a click on a .py file opens it as a notebook
 	@touch $@

@@ -29,16 +29,25 @@ def pins(name: str) -> dict[str, str]:
     return {canonicalize_name(package): version for package, version in pinned.items()}
 
 
-@pytest.mark.parametrize("group", ["library", "pipeline", "dev"])
+@pytest.mark.parametrize("group", ["library", "pipeline", "dev", "notebooks"])
 def test_every_named_package_is_pinned_within_its_range(group: str) -> None:
     ranges = {"library": PROJECT["dependencies"]} | PROJECT["optional-dependencies"]
     pinned = pins("requirements.txt")
-    if group == "dev":
-        pinned |= pins("requirements-dev.txt")
+    if group in {"dev", "notebooks"}:
+        pinned |= pins(f"requirements-{group}.txt")
     for text in ranges[group]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), text
     assert pinned["torch"] == "2.13.0"
+
+
+def test_the_environments_for_tests_and_for_notebooks_can_be_one() -> None:
+    tests, notebooks = pins("requirements-dev.txt"), pins("requirements-notebooks.txt")
+    both = tests.keys() & notebooks.keys()
+    assert "jupytext" in both
+    assert {name: tests[name] for name in both} == {name: notebooks[name] for name in both}
+    # The base of both; a second pin of the same package would contradict it.
+    assert not notebooks.keys() & pins("requirements.txt").keys()
 
 
 def tracked() -> list[str]:
@@ -53,7 +62,8 @@ def test_nothing_names_a_package_host_or_a_folder_of_one_machine() -> None:
         ("index" + "-url", "find" + "-links", "/" + "opt/", "/" + "work/", "/" + "root/")
     )
     for name in tracked():
-        if not name.endswith((".gif", ".png", ".lock")):
+        # What cells print is read by test_notebooks.py.
+        if not name.endswith((".png", ".gif", ".ipynb", ".lock")):
             text = (ROOT / name).read_text(encoding="utf-8")
             assert not re.search(words, text), name
     assert "://" not in (ROOT / "requirements.txt").read_text(encoding="utf-8")
