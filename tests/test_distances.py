@@ -19,7 +19,7 @@ from ddpm.reference.distances import (
 from ddpm.reference.estimates import Distance, estimate_distances
 
 SETTINGS = MeasureSamplesSettings(null_pairs=20, directions=32)
-REPETITIONS = 200
+REPETITIONS = 100
 EVERY_DISTANCE = pytest.mark.parametrize("distance_to", DISTANCES.values(), ids=DISTANCES)
 
 

@@ -93,10 +93,15 @@ def test_a_grid_runs_in_a_queue_with_four_workers(project: Project) -> None:
     assert set(found) >= {(name, seed) for name in ("linear", "cosine") for seed in (0, 1)}
     assert len(set(found.values())) == len(found)
     assert "energy_distance" in project.dvc("exp", "show", "--md")
+    (name,) = (one["name"] for one in shown(project) if one["schedule"] == "cosine" and one["seed"])
+    metrics = project.json("metrics", "diff", "HEAD", name)["reports/metrics.json"]
+    assert metrics["samples.energy_distance.value"]["diff"] != 0
+    changed = project.json("params", "diff", "HEAD", name)["params.yaml"]
+    assert changed["seed"] == {"old": 0, "new": 1, "diff": 1}
 
 
 def shown(project: Project) -> list[dict[str, Any]]:
-    """Schedule, seed and energy distance of every experiment in `dvc exp show`."""
+    """Name, schedule, seed and energy distance of every experiment in `dvc exp show`."""
     found = []
     for revision in json.loads(project.dvc("exp", "show", "--json")):
         for one in revision["experiments"] or []:
@@ -106,6 +111,7 @@ def shown(project: Project) -> list[dict[str, Any]]:
                 distance = metrics["samples"]["energy_distance"]["value"]
                 found.append(
                     {
+                        "name": one["name"],
                         "schedule": params["schedule"],
                         "seed": params["seed"],
                         "energy_distance": distance,
@@ -146,42 +152,45 @@ def test_a_parameter_that_does_not_exist_is_refused_by_dvc(project: Project) -> 
     assert project.git("status", "--porcelain") == ""
 
 
+def planned(project: Project, *edited: str) -> set[str]:
+    """The stages that a repro would run if a line were added to these files; then it is taken away.
+
+    A file that is missing is new.
+    """
+    files = [project.root / name for name in edited]
+    before = {file: file.read_bytes() for file in files if file.exists()}
+    for file in files:
+        file.write_bytes(before.get(file, b"") + b"\n# Edited.\n")
+    plan = project.dvc("repro", "--dry")
+    for file in files:
+        if file in before:
+            file.write_bytes(before[file])
+        else:
+            file.unlink()
+    return {stage for stage in STAGES if f"> python -m stages.{stage}\n" in plan}
+
+
 @pytest.mark.parametrize(
     ("edited", "rerun"),
     [
         ("ddpm/plots/style.py", {"diffuse", "draw_figures"}),
         ("ddpm/studies/attribution.py", {"attribute_error"}),
-        ("ddpm/training/.loop.py.swp", set()),
-        ("ddpm/training/loop.py~", set()),
-        ("ddpm/training/#loop.py#", set()),
-        ("ddpm/training/.#loop.py", set()),
-        ("stages/common/notes.txt", set()),
     ],
 )
 def test_an_edit_reruns_only_the_stages_that_use_the_file(
     project: Project, edited: str, rerun: set[str]
 ) -> None:
-    module = project.root / edited
-    code = module.read_bytes() if module.exists() else None
-    module.write_bytes((code or b"") + b"\n# Edited.\n")
-    plan = project.dvc("repro", "--dry")
-    if code is None:
-        module.unlink()
-    else:
-        module.write_bytes(code)
-    assert {stage for stage in STAGES if f"> python -m stages.{stage}\n" in plan} == rerun
+    assert planned(project, edited) == rerun
 
 
-@pytest.mark.parametrize(
-    "edited",
-    ["ddpm/reference/distances.py", "ddpm/flow/ode.py", "ddpm/plots/fields.py", "ddpm/__init__.py"],
-)
-def test_an_edit_of_a_metric_the_solver_or_a_figure_does_not_retrain(
-    project: Project, edited: str
-) -> None:
-    module = project.root / edited
-    code = module.read_bytes()
-    module.write_bytes(code + b"\n# Edited.\n")
-    plan = project.dvc("repro", "--dry")
-    module.write_bytes(code)
-    assert "> python -m stages.train\n" not in plan
+def test_the_hidden_files_of_editors_and_notes_rerun_nothing(project: Project) -> None:
+    names = (".loop.py.swp", "loop.py~", "#loop.py#", ".#loop.py")
+    hidden = [f"ddpm/training/{name}" for name in names]
+    assert planned(project, *hidden, "stages/common/notes.txt") == set()
+
+
+def test_an_edit_of_a_metric_the_solver_or_a_figure_does_not_retrain(project: Project) -> None:
+    edited = ("reference/distances.py", "flow/ode.py", "plots/fields.py", "__init__.py")
+    rerun = planned(project, *(f"ddpm/{name}" for name in edited))
+    assert {"measure_samples", "sample", "draw_figures"} <= rerun
+    assert "train" not in rerun

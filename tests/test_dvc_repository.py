@@ -97,17 +97,6 @@ def test_the_run_cache_serves_every_stage_of_a_clone_that_shares_it(
     assert clone.git("status", "--porcelain") == ""
 
 
-def test_a_temporary_experiment_leaves_the_workspace_alone(project: Project) -> None:
-    before = project.outputs()
-    project.dvc("exp", "run", "--temp", "--name", "apart", "-S", "seed=7")
-    assert project.outputs() == before
-    assert project.git("status", "--porcelain") == ""
-    metrics = project.json("metrics", "diff", "HEAD", "apart")
-    assert "samples.energy_distance.value" in metrics["reports/metrics.json"]
-    (changed,) = project.json("params", "diff", "HEAD", "apart")["params.yaml"].items()
-    assert changed == ("seed", {"old": 0, "new": 7, "diff": 7})
-
-
 def test_a_stale_lock_is_not_verified(clone: Project) -> None:
     module = clone.root / "ddpm" / "training" / "loop.py"
     module.write_text(module.read_text(encoding="utf-8") + "\n# Changed.\n", encoding="utf-8")

@@ -1,5 +1,7 @@
+import functools
 import inspect
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,10 +114,17 @@ def test_every_figure_and_animation_is_tested() -> None:
                 assert f"{module.__name__.rpartition('.')[2]}.{name}(" in source, name
 
 
-def png(name: str, folder: Path) -> bytes:
-    path = folder / f"{name}.png"
-    save(FIGURES[name](), path)
-    return path.read_bytes()
+def saved(figure: Figure) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "figure.png")
+        save(figure, path)
+        return path.read_bytes()
+
+
+@functools.cache
+def png(name: str) -> bytes:
+    """The figure as it was drawn first, without a style of the user's."""
+    return saved(FIGURES[name]())
 
 
 def gif(name: str, folder: Path) -> bytes:
@@ -125,22 +134,22 @@ def gif(name: str, folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_the_same_data_give_the_same_bytes_whatever_the_user_prefers(
-    tmp_path: Path, name: str
-) -> None:
-    content = png(name, tmp_path)
-    assert png(name, tmp_path) == content
+def test_the_same_data_give_the_same_bytes_whatever_the_user_prefers(name: str) -> None:
+    content = png(name)
+    before = dict(mpl.rcParams)
     with mpl.rc_context(USER_STYLE):
-        assert png(name, tmp_path) == content
+        preferred = dict(mpl.rcParams)
+        assert saved(FIGURES[name]()) == content
         figure = FIGURES[name]()
+        assert dict(mpl.rcParams) == preferred
     # Drawn under one style and saved under another.
-    save(figure, tmp_path / "later.png")
-    assert (tmp_path / "later.png").read_bytes() == content
+    assert saved(figure) == content
+    assert dict(mpl.rcParams) == before
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_small_and_names_no_software(tmp_path: Path, name: str) -> None:
-    content = png(name, tmp_path)
+def test_a_figure_is_small_and_names_no_software(name: str) -> None:
+    content = png(name)
     assert len(content) < 300_000
     assert b"Software" not in content
     assert b"matplotlib" not in content
@@ -151,29 +160,12 @@ def test_an_animation_has_every_frame_and_the_same_bytes_whatever_the_user_prefe
     tmp_path: Path, name: str
 ) -> None:
     content = gif(name, tmp_path)
-    assert gif(name, tmp_path) == content
     with Image.open(tmp_path / f"{name}.gif") as image:
         assert image.n_frames == 4
         assert image.info["loop"] == 0
     with mpl.rc_context(USER_STYLE):
+        before = dict(mpl.rcParams)
         assert gif(name, tmp_path) == content
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_drawing_a_figure_leaves_the_users_style_unchanged(tmp_path: Path, name: str) -> None:
-    with mpl.rc_context(USER_STYLE):
-        before = dict(mpl.rcParams)
-        figure = FIGURES[name]()
-        assert dict(mpl.rcParams) == before
-        save(figure, tmp_path / "figure.png")
-        assert dict(mpl.rcParams) == before
-
-
-@pytest.mark.parametrize("name", ANIMATIONS)
-def test_drawing_an_animation_leaves_the_users_style_unchanged(tmp_path: Path, name: str) -> None:
-    with mpl.rc_context(USER_STYLE):
-        before = dict(mpl.rcParams)
-        ANIMATIONS[name](tmp_path / "animation.gif")
         assert dict(mpl.rcParams) == before
 
 
