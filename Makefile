@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint verify seeds portable kills metrics samplers compare-full few benchmark notebooks lab lock clean
+.PHONY: help setup repro test lint verify seeds portable kills proofs metrics samplers compare-full few benchmark notebooks lab lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.
@@ -36,6 +36,9 @@ portable: .venv/runtime ## Prove that threads and vector width change no bit; wi
 
 kills: .venv/runtime ## Kill the pipeline twenty times, and see the same bits come out
 	@python -m benchmarks.kills
+
+proofs: portable kills .venv/dev ## Run the proofs that take long, three quarters of an hour
+	@python -m pytest -m proof
 
 metrics: .venv/runtime ## Print the README's table of results, with the spread over ten seeds
 	@python -m benchmarks.metrics

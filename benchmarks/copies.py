@@ -12,6 +12,7 @@ from stages.common.yaml_loader import load_yaml
 
 # Every size is as small as possible while every stage still does all of its work.
 SIZES: dict[str, Any] = {
+    "device": "cpu",
     "data.n_train": 300,
     "data.n_test": 200,
     "diffusion.T": 30,

@@ -40,7 +40,6 @@ _ROOT = Path(__file__).parents[1]
 # cut into blocks that threads share; and few steps, as an emulated processor does some fifty
 # million operations a second.
 _SIZES: dict[str, Any] = {
-    "device": "cpu",
     "data.n_train": 100,
     "data.n_test": 100,
     "diffusion.T": 22,

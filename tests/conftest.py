@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,10 @@ from stages.common.outputs import completing  # noqa: E402
 from stages.common.yaml_loader import load_yaml  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+# For what is promised there alone: the same bits, and a limit on the size of files.
+X86_64_LINUX = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="holds on x86-64 Linux only"
+)
 # Drawing 60 frames takes a third of the time of all stages at small sizes.
 diffuse._FRAMES = 8
 # Files whose tests take longest come first, so that no worker is left with one of them at the end.

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,17 +15,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, run, shipped, write_params
+from conftest import ROOT, X86_64_LINUX, run, shipped, write_params
 from filelock import FileLock
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_pipeline import READS, files_in, outputs, with_dependencies
 
 from benchmarks.copies import SIZES, changed
+from ddpm.core.compute import _AVAILABLE
 from ddpm.core.errors import UserError
 from ddpm.diffusion.schedules import SCHEDULES
+
+DEVICES = ["auto", *(name for name, is_available in _AVAILABLE.items() if is_available())]
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_a_damaged_input_is_refused(stage: str, path: str, damage: str, folder: 
         (
             ["check", "train", "sample"],
             {"device": "tpu"},
-            "device is 'tpu' but on this machine should be one of auto, cpu; change device in",
+            f"device is 'tpu' but on this machine should be one of {', '.join(DEVICES)}; change",
         ),
         (["check", "sample"], {"sampler": "magic"}, "sampler is 'magic' but should be one of ddpm"),
         (
@@ -157,26 +159,24 @@ VALUES = st.one_of(
 )
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(name=st.sampled_from(LEAVES), value=VALUES)
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.proof)])
 def test_whatever_a_parameter_holds_the_check_passes_or_refuses(
-    tmp_path: Path, name: str, value: object
+    tmp_path: Path, examples: int
 ) -> None:
-    values: Any = changed(shipped(), **SIZES)
-    *sections, last = name.split(".")
-    target = values
-    for section in sections:
-        target = target[section]
-    target[last] = value
-    write_params(tmp_path, values)
-    with suppress(UserError):
-        run("check", tmp_path)
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(name=st.sampled_from(LEAVES), value=VALUES)
+    def passes_or_refuses(name: str, value: object) -> None:
+        values: Any = changed(shipped(), **SIZES)
+        *sections, last = name.split(".")
+        target = values
+        for section in sections:
+            target = target[section]
+        target[last] = value
+        write_params(tmp_path, values)
+        with suppress(UserError):
+            run("check", tmp_path)
+
+    passes_or_refuses()
 
 
 # Values at which a reader of YAML itself may stumble, or that are endless for whoever walks them.
@@ -295,12 +295,15 @@ def test_success_by_hand_is_quiet_and_records_its_time(finished: Path, tmp_path:
     assert files_in(finished)["data/samples.npy"] == files_in(tmp_path)["data/samples.npy"]
 
 
+@X86_64_LINUX
 @pytest.mark.parametrize("stage", ["generate", "draw_figures"])
 def test_a_full_disk_ends_in_one_line_and_earlier_outputs_stay(stage: str, folder: Path) -> None:
     before = files_in(folder)
     largest = max((folder / path).stat().st_size for path in outputs(stage))
 
     def fill() -> None:
+        import resource
+
         # Writing fails in the middle of the largest output.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))

@@ -1,11 +1,14 @@
 """The quick part of `python -m benchmarks.portable_bits`."""
 
 import pytest
+from conftest import X86_64_LINUX
 
 from benchmarks.portable_bits import Condition, compare
 from stages.common.lineage import read_pipeline
 
 
+@pytest.mark.proof
+@X86_64_LINUX
 def test_bits_depend_on_neither_the_threads_nor_the_users_variables(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
