@@ -160,7 +160,7 @@ def test_clipping_bounds_the_first_step(params: Params) -> None:
 
 
 # Bounds in nats: the mean over eight seeds plus four of their standard deviations, rounded up.
-DIVERGENCES = {"eps": 0.15, "x0": 0.06, "v": 0.09}
+DIVERGENCES = {"eps": 0.14, "x0": 0.08, "v": 0.09}
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
