@@ -40,7 +40,7 @@ def test_excess_is_the_square_of_a_constant_mistake(prediction: str) -> None:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_least_possible_loss_of_gaussian_data_is_the_closed_form(prediction: str) -> None:
-    exact, x0 = gaussian_points(n=4000)
+    exact, x0 = gaussian_points(n=2000)
     errors = measure_denoising(shifted(exact.denoiser, prediction, 0.0), exact.denoiser, x0, seed=0)
     for t in (1, 20, 60):
         a, sigma = exact.schedule.levels(t)
@@ -49,13 +49,13 @@ def test_least_possible_loss_of_gaussian_data_is_the_closed_form(prediction: str
         factor = {"x0": 1, "eps": a / sigma, "v": 1 / sigma}[prediction]
         expected = variance * factor**2
         assert float(errors.by_time.optimal[t - 1]) == pytest.approx(
-            expected, rel=4 * math.sqrt(2 / 8000)
+            expected, rel=4 * math.sqrt(2 / 4000)
         )
         assert float(errors.by_time.excess[t - 1]) == pytest.approx(0, abs=1e-20 / sigma**4)
 
 
 def test_bound_of_gaussian_data_is_the_closed_form() -> None:
-    exact, x0 = gaussian_points(n=8000)
+    exact, x0 = gaussian_points(n=4000)
     errors = measure_denoising(exact.denoiser, exact.denoiser, x0, seed=0)
     schedule = exact.schedule
     snr = [math.inf] + [math.exp(float(schedule.log_snr[t])) for t in range(1, 61)]
@@ -69,7 +69,7 @@ def test_bound_of_gaussian_data_is_the_closed_form() -> None:
     for name, value in expected.items():
         term = getattr(errors.bound, name)
         assert float(term.mean()) == pytest.approx(
-            value, abs=4 * float(term.std()) / math.sqrt(8000) + 1e-12
+            value, abs=4 * float(term.std()) / math.sqrt(4000) + 1e-12
         )
     assert torch.equal(errors.bound.total, errors.best_bound.total)
     total = float(errors.bound_by_time.sum()) + float(errors.bound.prior.mean())
@@ -83,7 +83,7 @@ def test_bound_of_gaussian_data_is_the_closed_form() -> None:
 def test_more_steps_tighten_the_bound() -> None:
     means = []
     for T in (40, 160):
-        exact, x0 = gaussian_points(T, n=2000)
+        exact, x0 = gaussian_points(T, n=1000)
         errors = measure_denoising(exact.denoiser, exact.denoiser, x0, seed=0)
         means.append(float(errors.bound.total.mean()))
     assert means[1] < means[0]

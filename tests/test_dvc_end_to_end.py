@@ -65,7 +65,8 @@ def test_a_copys_own_code_and_parameters_are_what_runs(project: Project) -> None
     assert "'data/train.npy'" not in project.dvc("status")
     lock = project.root / "dvc.lock"
     committed = seeds.outputs_of(lock)
-    lock.write_text(project.git("show", "apart:dvc.lock"), encoding="utf-8")
+    (ref,) = project.git("for-each-ref", "--format=%(refname)", "refs/exps/**/apart").split()
+    lock.write_text(project.git("show", f"{ref}:dvc.lock"), encoding="utf-8")
     apart = seeds.outputs_of(lock)
     project.git("checkout", "--quiet", "dvc.lock")
     assert {path for path in committed if apart[path] != committed[path]} >= {"data/train.npy"}

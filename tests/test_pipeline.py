@@ -221,7 +221,7 @@ def test_the_exact_distribution_is_that_of_the_data_the_model_was_trained_on(
         {"diffusion.zero_terminal_snr": True, "sampler": "ode", "sample.steps": 1},
         {
             **{"datasets.spiral.noise": 0, "prediction": "x0", "sampler": "heun"},
-            **{"samplers.heun.churn": 0.1, "sample.steps": 9, "optimise_spacings.tolerance": 0.1},
+            **{"samplers.heun.churn": 0.1, "sample.steps": 9, "optimise_spacings.n": 10},
         },
         {
             **{"sampler": "unipc", "sample.spacing": "optimised_model", "sample.steps": 4},
