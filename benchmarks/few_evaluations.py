@@ -42,10 +42,6 @@ _COMPARISONS = [
     Cell("ddim", "trailing", 50),
     Cell("ode", "trailing", 1),
 ]
-_ALL = [
-    *(Cell(*candidate, steps) for steps in _EVALUATIONS for candidate in _CANDIDATES),
-    *_COMPARISONS,
-]
 _DENOISERS = ("network", "exact")
 
 
@@ -54,6 +50,18 @@ class Row(NamedTuple):
 
     cell: Cell
     denoiser: str
+
+
+_ROWS = [
+    *(
+        Row(Cell(*candidate, steps), name)
+        for steps in _EVALUATIONS
+        for candidate in _CANDIDATES
+        for name in _DENOISERS
+    ),
+    # With the exact denoiser these would take longer than all the rest.
+    *(Row(cell, "network") for cell in _COMPARISONS),
+]
 
 
 class Quality(NamedTuple):
@@ -89,16 +97,16 @@ def measure(params: Params, model: ModelUnderTest) -> dict[Row, Quality]:
     true_set = model.dataset.sample(_N, generator=generator)
     log_density = LogDensityMeasure(model, model.dataset.sample(_N_TRUE, generator=generator))
     denoisers = {"network": model.denoiser, "exact": model.exact.denoiser}
-    samplers = {cell.sampler: sampler_of(params, model.schedule, cell.sampler) for cell in _ALL}
+    samplers = {
+        row.cell.sampler: sampler_of(params, model.schedule, row.cell.sampler) for row in _ROWS
+    }
     qualities = {}
-    for cell in _ALL:
-        cell_sampler, times = plan(cell, samplers, model.schedule, spacings)
-        for name, denoiser in denoisers.items():
-            points, _ = sample_cell(model, cell_sampler, times, denoiser, _N)
-            qualities[Row(cell, name)] = Quality(
-                energy_distance(points, true_set).value,
-                100 * log_density(points, "few").strays,
-            )
+    for row in _ROWS:
+        cell_sampler, times = plan(row.cell, samplers, model.schedule, spacings)
+        points, _ = sample_cell(model, cell_sampler, times, denoisers[row.denoiser], _N)
+        qualities[row] = Quality(
+            energy_distance(points, true_set).value, 100 * log_density(points, "few").strays
+        )
     return qualities
 
 
@@ -129,15 +137,14 @@ def main() -> None:
         "| evaluations | sampler | spacing | denoiser | seeds 0-4 | strays | seeds 5-9 | strays | |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    for cell in _ALL:
+    for row in _ROWS:
+        cell, name = row
         evaluations = "converged" if cell.sampler == "ode" else cell.evaluations
-        for name in _DENOISERS:
-            row = Row(cell, name)
-            print(
-                f"| {evaluations} | {cell.sampler} | {cell.spacing} | {name} |"
-                f" {summary(chosen_on, row)} | {summary(scored_on, row)} |"
-                f" {'chosen' if row in chosen else ''} |"
-            )
+        print(
+            f"| {evaluations} | {cell.sampler} | {cell.spacing} | {name} |"
+            f" {summary(chosen_on, row)} | {summary(scored_on, row)} |"
+            f" {'chosen' if row in chosen else ''} |"
+        )
 
 
 if __name__ == "__main__":

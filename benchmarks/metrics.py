@@ -34,7 +34,12 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("likelihood.kl", "0", 4, "KL(truth \\|\\| model) in nats, from two exact log densities."),
+    Row(
+        "likelihood.kl",
+        "0",
+        4,
+        "KL(truth \\|\\| model) in nats: how much too unlikely true points are.",
+    ),
     Row(
         "likelihood.exact_kl",
         "0",
@@ -46,7 +51,7 @@ ROWS = (
         "samples.energy_distance",
         "0",
         5,
-        "Distance of 10,000 samples from 10,000 true points; blind to what `kl` sees.",
+        "Distance of 10,000 samples from 10,000 true points: too blunt at this size.",
     ),
     Row(
         "samples.curve_rms",

@@ -72,9 +72,9 @@ plt.show()
 
 # %% [markdown]
 # And so does the energy distance, which is 0 on average for two independent sets from the same
-# distribution, and is negative about as often as positive. For comparison: the distances of ten
-# further sets, all drawn in one step. Each set starts from fresh points of the spiral, because
-# sets that share their $x_0$ would not be independent.
+# distribution (and so is often negative). For comparison: the distances of ten further sets, all
+# drawn in one step. Each set starts from fresh points of the spiral, because sets that share their
+# $x_0$ would not be independent.
 
 
 # %%

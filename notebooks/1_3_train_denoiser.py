@@ -424,7 +424,7 @@ plt.show()
 
 # %%
 # Try it: a better sampler with few steps. UniPC needs 20 evaluations of the network where DDPM took
-# 1,000. Notice what happens at 5.
+# 1,000. Change 20 to 5, and look between the windings.
 times = ddpm.sampling_times("log_snr", schedule, 20)
 with torch.no_grad():
     quick = ddpm.run_sampler(ddpm.UniPC(), denoiser, x_T, times, generator=torch.Generator()).x
@@ -433,7 +433,8 @@ show_points(axes, quick, "UniPC, 20 evaluations", color="tab:red")
 plt.show()
 
 # %% [markdown]
-# Try it: predict the noise instead of $v$. Change the target in `make_batches` to `eps`, and
-# `x0_hat` in `sample_by_hand` to `(x_t - sigma * eps_hat) / a`, and let the denoiser know, with
-# `ddpm.Task(schedule, ddpm.PREDICTIONS["eps"])`. You should see samples that look as good, and a
-# KL that is about three times as large.
+# Try it: predict the noise instead of $v$. Five lines change: in `make_batches` the target is `eps`;
+# the task is `ddpm.Task(schedule, ddpm.PREDICTIONS["eps"])`; in the cell of the least possible loss,
+# `best` is `(x_t - a * x0) / sigma` with the exact guess of $x_0$, or leave that cell out; and in
+# `sample_by_hand`, `x0_hat = (x_t - sigma * eps_hat) / a`. You should see samples that look as good,
+# and a KL that is about three times as large.

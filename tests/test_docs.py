@@ -2,7 +2,7 @@
 
 In a fenced block `sh` every line is a command. In `console`, lines that begin with "$ " are
 commands, and the lines below are parts of their output. A command with the comment "# not tested:
-REASON" is left out. A block `text` after a block `python` is its output.
+REASON" is left out, and so is a block below a line <!-- not tested: REASON -->. A block `text` after a block `python` is its output.
 """
 
 import contextlib
@@ -34,6 +34,10 @@ from stages.common.yaml_loader import load_yaml
 
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A block that follows such a comment is not tested.
+NOT_TESTED_BLOCK = re.compile(
+    r"^<!-- not tested: \S.*-->\n```\w*\n.*?^```$", re.MULTILINE | re.DOTALL
+)
 NOT_TESTED = re.compile(r"# not tested: \S")
 # Files that a run writes, and those of a user or of a tool, which are not in git.
 WRITTEN = {"reports/timings.json", "reports/samplers_full.csv", "requirements.txt"}
@@ -60,7 +64,8 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: str) -> list[Block]:
-    return [Block(page, *fenced) for fenced in FENCED.findall(text_of(page))]
+    tested = NOT_TESTED_BLOCK.sub("", text_of(page))
+    return [Block(page, *fenced) for fenced in FENCED.findall(tested)]
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
