@@ -33,8 +33,8 @@ _BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
 def table() -> None:
     columns = ["sampler", "spacing", "evaluations", "denoiser"]
     header = " | ".join(columns)
-    print(f"| {header} | energy distance | minus the reference's | strays |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"| {header} | energy distance | minus the reference's | log density | strays |")
+    print("|---|---|---|---|---|---|---|---|")
     text = ["sampler", "spacing", "denoiser"]
     rows = read_table(SAMPLERS_CSV, columns, stage="compare_samplers", text=text)
     for _, row in rows.iterrows():
@@ -43,7 +43,9 @@ def table() -> None:
             f"{row[name]:.5f} ± {row[f'{name}_se']:.5f}"
             for name in ("energy_distance", "energy_distance_difference")
         )
-        print(f"| {cell} | {distance} | {difference} | {100 * row['strays']:.2f} % |")
+        log_density = f"{row['log_density']:.2f} ± {row['log_density_se']:.2f}"
+        strays = f"{100 * row['strays']:.2f} %"
+        print(f"| {cell} | {distance} | {difference} | {log_density} | {strays} |")
 
 
 def full() -> None:

@@ -38,14 +38,14 @@ def gaussian_log_density(x, mean, sigma):
     return -(x - mean).square().sum(-1) / (2 * sigma**2) - math.log(2 * math.pi * sigma**2)
 
 
-mean, sigma = torch.tensor([0.5, -0.25], dtype=torch.float64), 0.8
+mu, sigma = torch.tensor([0.5, -0.25], dtype=torch.float64), 0.8
 generator = torch.Generator().manual_seed(0)
 eps = torch.randn(n_points, 2, dtype=torch.float64, generator=generator)
-x = mean + sigma * eps
+x = mu + sigma * eps
 
 axis = torch.linspace(-4, 4, 201, dtype=torch.float64)
 grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
-density = gaussian_log_density(grid, mean, sigma).exp()
+density = gaussian_log_density(grid, mu, sigma).exp()
 
 figure, axes = plt.subplots(figsize=(4, 4))
 axes.plot(*x.T, ".", markersize=2, color="tab:gray")
@@ -55,19 +55,11 @@ plt.show()
 
 # %% [markdown]
 # A density integrates to one. The sum over the grid times the area of a cell is that integral.
-# The library's exact distributions use the same formula: data that consist of a single point, to
-# which noise of level $\sigma_t$ is added, are such a Gaussian.
 
 # %%
 cell = float(axis[1] - axis[0]) ** 2
 print(f"integral of the density: {float(density.sum()) * cell:.6f}")
 assert abs(float(density.sum()) * cell - 1) < 1e-3
-
-schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
-one_point = ddpm.ExactDistribution.from_points(mean[None], schedule)
-scale, sigma_t = schedule.levels(300)  # explained below: x_t = scale * x_0 + sigma_t * eps
-by_hand = gaussian_log_density(x, scale * mean, sigma_t)
-assert torch.allclose(one_point.log_density(x, 300), by_hand)
 
 # %% [markdown]
 # ## The spiral
@@ -102,19 +94,19 @@ plt.show()
 
 # %% [markdown]
 # **Different from the blog.** The blog scales by the smallest and largest coordinate *of the
-# sample* and adds no noise. Then the distribution of the points depends on which points were
-# drawn, and points on a curve have no density. Here the extremes are those of the curve itself,
-# and the noise is part of the data. That makes the distribution exactly known, which notebook 1.3
-# needs in order to say how far a model is from the truth. How much would the sample's extremes
-# have varied?
+# sample*, and adds no noise. Then the distribution depends a little on which points were drawn,
+# and points on a curve have no density. Here the extremes are those of the curve itself, and the
+# noise is part of the data. That makes the distribution exactly known, which notebook 1.3 needs
+# in order to say how far a model is from the truth. How much do the extremes of a sample vary?
 
 # %%
-for seed in range(3):
-    generator = torch.Generator().manual_seed(seed)
-    u = u_min + (u_max - u_min) * torch.rand(100, dtype=torch.float64, generator=generator)
-    raw = curve(u)
-    print(f"100 points, seed {seed}: x from {raw[:, 0].min():.2f} to {raw[:, 0].max():.2f}")
-print(f"the curve itself:      x from {low[0]:.2f} to {high[0]:.2f}")
+for n in (100, 10_000):
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        u = u_min + (u_max - u_min) * torch.rand(n, dtype=torch.float64, generator=generator)
+        raw = curve(u)
+        print(f"{n:6} points: x from {raw[:, 0].min():.4f} to {raw[:, 0].max():.4f}")
+print(f"the curve itself: x from {low[0]:.4f} to {high[0]:.4f}")
 
 # %% [markdown]
 # One more step: diffusion works best if data and noise have the same size. We subtract the mean
@@ -151,9 +143,15 @@ T = 1000
 beta = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
 alpha_bar = torch.cumprod(1 - beta, dim=0)
 
+schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=T)
 # The library's tables begin with t = 0, where nothing has happened yet.
 assert schedule.alpha_bar[0] == 1
 assert torch.allclose(schedule.alpha_bar[1:], alpha_bar)
+
+# Data that consist of the single point mu are the Gaussian from above at every t.
+one_point = ddpm.ExactDistribution.from_points(mu[None], schedule)
+a, sigma_t = alpha_bar[300 - 1].sqrt(), (1 - alpha_bar[300 - 1]).sqrt()
+assert torch.allclose(one_point.log_density(x, 300), gaussian_log_density(x, a * mu, sigma_t))
 
 # %% [markdown]
 # Here are this schedule and four others, and what each leaves of the data at the end. The blog
@@ -180,8 +178,8 @@ noise.legend()
 plt.show()
 
 # %% [markdown]
-# Four of them end with almost nothing of the data. The last one, with the values of the blog,
-# keeps 98 % of it; we come back to it below.
+# The last one, with the values of the blog, keeps most of the data; we come back to it below. The
+# others end with little or almost nothing.
 #
 # ## Noise, one step at a time
 
@@ -236,8 +234,8 @@ plt.close(figure)
 #
 # $$\mathrm{KL} = \sigma_T^2 - 1 - \log \sigma_T^2 + \tfrac{1}{2} \bar\alpha_T |x_0|^2$$
 #
-# It is measured in nats: 0 means that the two are the same, and 1 is a difference that anyone
-# would notice. The mean over the data is the `prior_gap`:
+# It is measured in nats, and 0 means that the two are the same. Its mean over the data is the
+# `prior_gap`; it is the one term of the model's variational bound that no training can reduce.
 
 
 # %%
@@ -254,30 +252,39 @@ for name, settings in schedules.items():
     print(f"{name:14} {gap:8.5f} nats")
 
 # %% [markdown]
-# These divergences are of single points, $q(x_T \mid x_0)$. The cloud of all points is a mixture
-# of them and is closer to noise than each. Its density is known exactly, so its own divergence
-# can be computed as well, as the mean of $\log p_T(x) - \log \mathcal{N}(x; 0, I)$ over points of
-# the cloud:
+# The blog does not standardise its data: they fill the square $[-1, 1]$, and their standard
+# deviation is 0.58, so that the same betas make more noise relative to them. In its own units the
+# gap is somewhat smaller:
 
 # %%
-blog = ddpm.make_schedule(schedules["blog"], T)
-figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharex=True, sharey=True)
-origin = torch.zeros(2, dtype=torch.float64)
-for axes, name, table in zip(panels, ("linear", "blog"), (schedule, blog), strict=True):
-    exact = ddpm.ExactDistribution.from_dataset(spiral, scaling, table)
-    x_T = exact.sample(n_points, T, generator=torch.Generator().manual_seed(2))
-    log_ratio = exact.log_density(x_T, T) - gaussian_log_density(x_T, origin, 1)
+blog = ddpm.make_schedule(schedules["blog"], T=40)
+print(f"blog, in its own units: {ddpm.prior_gap(blog, points).mean():.2f} nats")
+
+# %% [markdown]
+# These divergences are of single points, $q(x_T \mid x_0)$. What sampling starts from should look
+# like the cloud of all points, a mixture of them, which is closer to noise than each. Its density
+# is known exactly, so its own divergence can be computed as well, as the mean of
+# $\log p_T(x) - \log \mathcal{N}(x; 0, I)$ over points of the cloud:
+
+# %%
+blog_units = ddpm.Scaling(mean=torch.zeros(2, dtype=torch.float64), scale=1.0)
+ends = {"linear": (schedule, scaling), "blog, its own units": (blog, blog_units)}
+figure, panels = plt.subplots(1, 2, figsize=(8, 3.6), sharex=True, sharey=True)
+for axes, (name, (table, units)) in zip(panels, ends.items(), strict=True):
+    exact = ddpm.ExactDistribution.from_dataset(spiral, units, table)
+    x_T = exact.sample(n_points, table.T, generator=torch.Generator().manual_seed(2))
+    log_noise = gaussian_log_density(x_T, torch.zeros(2, dtype=torch.float64), 1)
+    log_ratio = exact.log_density(x_T, table.T) - log_noise
     axes.plot(*x_T.T, ".", markersize=1.5, color="tab:gray")
-    axes.set(aspect="equal", title=f"$x_T$, {name}: {log_ratio.mean():.4f} nats")
-    assert (float(log_ratio.mean()) > 0.1) == (name == "blog")
+    axes.set(aspect="equal", title=f"$x_T$, {name}: {log_ratio.mean():.3f} nats")
+    assert (float(log_ratio.mean()) > 0.1) == (name != "linear")
 plt.show()
 
 # %% [markdown]
-# With the blog's schedule $x_T$ is still a spiral. A model that starts from $\mathcal{N}(0, I)$
-# then starts from points that it never saw in training, and no training can repair that. (The
-# blog's sampler also clips every prediction of $x_0$ to the square $[-1, 1]$, so that such points
-# do not stray far.) This project keeps the schedule under the name `first_principles`, and uses
-# `linear` by default.
+# With the blog's schedule $x_T$ is not noise. A sampler that starts from $\mathcal{N}(0, I)$ all
+# the same starts from the wrong distribution. Its points can still end on the spiral, but too
+# many of them here and too few there; notebook 1.2 has an example. This project keeps the
+# schedule under the name `first_principles`, and uses `linear` by default.
 #
 # ## Try it
 
@@ -298,7 +305,7 @@ except ddpm.UserError as error:
 wide = ddpm.Spiral(noise=0.2).sample(n_points, generator=torch.Generator().manual_seed(0))
 figure, axes = plt.subplots(figsize=(3, 3))
 axes.plot(*wide.T, ".", markersize=1.5)
-axes.set(aspect="equal")
+axes.set(aspect="equal", title="noise 0.2, no diffusion yet")
 plt.show()
 
 # %%

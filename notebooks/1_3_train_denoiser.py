@@ -83,8 +83,8 @@ figure, axes = plt.subplots(figsize=(6, 3))
 axes.loglog(range(1, T + 1), sigma / a, label="error of x_0 by 1 in eps")
 axes.loglog(range(1, T + 1), a / sigma, label="error of eps by 1 in x0")
 axes.loglog(range(1, T + 1), torch.maximum(a, sigma), label="either, by 1 in v")
-axes.set(xlabel="t")
-axes.legend()
+axes.set(xlabel="t", ylabel="factor", ylim=(5e-3, 1e4))
+axes.legend(loc="upper center")
 plt.show()
 
 # %% [markdown]
@@ -131,14 +131,14 @@ def forward_by_hand(network, x_t, t):
 
 
 t = torch.randint(1, T + 1, (100,), generator=torch.Generator().manual_seed(2)).float()
+noisy = torch.randn(100, 2, generator=torch.Generator().manual_seed(2))
+# The last layer starts at zero, so that training starts from the prediction 0. Here it should not.
 torch.nn.init.normal_(network.read_out.weight, generator=torch.Generator().manual_seed(3))
-noisy = x_t[:100].float()
 assert torch.allclose(network(noisy, t), forward_by_hand(network, noisy, t), atol=1e-6)
 
 # %% [markdown]
-# **Different from the blog.** Its network has three layers of 16 units with the embedding added
-# to each layer, and no features of $x$. The one here is larger, and its last layer starts at
-# zero, so that training starts from the prediction 0.
+# **Different from the blog.** Its network has three layers of 16 units, with the time embedding
+# added to each layer, and no features of $x$.
 #
 # ## Training
 #
@@ -147,10 +147,11 @@ assert torch.allclose(network(noisy, t), forward_by_hand(network, noisy, t), ato
 #
 # $$L = \mathbb{E}_{t, x_0, \epsilon} \left|\, \mathrm{network}(x_t, t) - v \,\right|^2 / 2$$
 #
-# The minimum is reached by $\mathbb{E}[v \mid x_t]$, which is the best guess of notebook 1.2 in
-# another form. First the batches. The times are spread evenly over $1, \dots, T$ within each
-# batch, one in each of equal parts, which has less variance than independent times and the same
-# mean.
+# The minimum is reached by the mean of all $v$ that belong to an $x_t$, which is the best guess
+# of notebook 1.2 in another form:
+# $\mathbb{E}[v \mid x_t] = (\sqrt{\bar\alpha_t}\, x_t - \mathbb{E}[x_0 \mid x_t]) / \sigma_t$.
+# First the batches. The times are spread evenly over $1, \dots, T$ within each batch, one in each
+# of equal parts, which has less variance than independent times and the same mean.
 
 
 # %%
@@ -183,7 +184,9 @@ def train_by_hand(network, batches, lr, warmup, grad_clip, ema_decay):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
         optimizer.step()
-        memory = min(ema_decay, (1 + step) / (10 + step))
+        memory = min(
+            ema_decay, (1 + step) / (10 + step)
+        )  # short at first, when weights change most
         for average, weight in zip(averaged.parameters(), network.parameters(), strict=True):
             average.data.lerp_(weight.data, 1 - memory)
         losses.append(loss.item())
@@ -221,8 +224,9 @@ trained_by_pipeline = Path("../models/denoiser.safetensors")
 if LOAD and trained_by_pipeline.exists():
     model = ddpm.load_model(trained_by_pipeline)
     denoiser, schedule, scaling = model.denoiser, model.denoiser.schedule, model.scaling
+    x_0 = scaling.to_model(points)
     exact = ddpm.ExactDistribution.from_dataset(model.dataset, scaling, schedule)
-    losses = []
+    batches, losses = make_batches(x_0.float(), 100, 512, torch.Generator().manual_seed(1)), []
 else:
     network = settings.create(T, generator=torch.Generator().manual_seed(0))
     batches = make_batches(x_0.float(), steps, 512, torch.Generator().manual_seed(1))
@@ -231,14 +235,16 @@ else:
 
 # %% [markdown]
 # Is the loss low enough? Its value says little, as most of it cannot be learned: many $v$ belong
-# to the same $x_t$. The exact guess shows the least loss that is possible:
+# to the same $x_t$. The exact guess shows the least loss that is possible, here on the last
+# batches of the training. (A denoiser's `function` is the network itself.)
 
 # %%
-x_t, t, target = (part[0] for part in make_batches(x_0, 1, 4000, torch.Generator().manual_seed(6)))
-best = exact.velocity(x_t, t.double())
+last = 20 if QUICK else 100  # batches, from the end of the training
+x_t, t, target = (part[-last:].flatten(0, 1).double() for part in batches)
+best = exact.velocity(x_t, t)
 least = float((best - target).square().mean())
 with torch.no_grad():
-    prediction = denoiser.function(x_t.float(), t).double()
+    prediction = denoiser.function(x_t.float(), t.float()).double()
 loss = float((prediction - target).square().mean())
 excess = float((prediction - best).square().mean())
 print(f"least possible loss {least:.4f}, the network's {loss:.4f}")
@@ -251,7 +257,7 @@ if losses:
     figure, axes = plt.subplots(figsize=(6, 3))
     axes.plot(torch.arange(len(smooth)) * window, smooth, label="loss")
     axes.axhline(least, color="black", linestyle="--", label="least possible loss")
-    axes.set(xlabel="step", ylim=(least - 0.03, least + 0.2))
+    axes.set(xlabel="step", ylim=(least - 0.02, least + 0.06))
     axes.legend()
     plt.show()
 
@@ -271,7 +277,7 @@ def sample_by_hand(denoiser, x_T, generator):
         x0_hat = a * x_t - sigma * v_hat
         frames.append((t, x_t, x0_hat))
         q = ddpm.posterior(schedule, t, s)
-        x_t = q.x0 * x0_hat + q.x_t * x_t
+        x_t = q.weight_x0 * x0_hat + q.weight_x_t * x_t
         if s > 0:
             x_t = x_t + math.sqrt(q.variance) * torch.randn(x_t.shape, generator=generator)
     return x_t, [*frames, (0, x_t, x_t)]
@@ -324,36 +330,45 @@ plt.close(figure)
 # It looks like a spiral. But the eye is easily satisfied, and so are most of the usual metrics.
 # Three sharper looks follow, from the guess to the whole distribution.
 #
-# **The score**, $\nabla \log p_t(x)$, is the direction in which the density rises most. It is the
-# best guess of the noise, divided by $-\sigma_t$, so a denoiser has one, and so has the truth:
+# **The score**, $\nabla \log p_t(x)$, is the direction in which the density rises most. As $p_t$
+# is a mixture of the Gaussians $\mathcal{N}(\sqrt{\bar\alpha_t}\, x_0, \sigma_t^2 I)$, and the
+# gradient of the logarithm of each is
+# $-(x_t - \sqrt{\bar\alpha_t}\, x_0) / \sigma_t^2 = -\epsilon / \sigma_t$, the score is their
+# mean, $-\mathbb{E}[\epsilon \mid x_t] / \sigma_t$. So a denoiser has a score, and so has the
+# truth:
 
 # %%
-t, reach = 60, 2.2
+t = 60
 _, sigma = schedule.levels(t)
-axis = torch.linspace(-reach, reach, 21, dtype=torch.float64)
+axis = torch.linspace(-2.2, 2.2, 17, dtype=torch.float64)
 grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).view(-1, 2)
+grid = grid[exact.log_density(grid, t) > -4]  # where the density is not tiny
 with torch.no_grad():
-    model_score = -denoiser(grid, t)[1] / sigma
+    model_score = -denoiser(grid, t)[1] / sigma  # a denoiser returns the estimates of x_0 and noise
 true_score = exact.score(grid, t)
 
-figure, panels = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True)
-for axes, score, title in zip(panels, (true_score, model_score), ("true", "model's"), strict=True):
-    show_points(
-        axes, exact.sample(1000, t, generator=torch.Generator().manual_seed(9)), "", limit=reach
-    )
-    axes.quiver(*grid.T, *score.T, angles="xy", scale=150, width=0.004)
-    axes.set(title=f"{title} score at t = {t}")
+cloud = exact.sample(1000, t, generator=torch.Generator().manual_seed(9))
+scores = {"true score": true_score, "model's": model_score, "difference": model_score - true_score}
+figure, panels = plt.subplots(1, 3, figsize=(12, 4), sharex=True, sharey=True)
+for axes, (title, score) in zip(panels, scores.items(), strict=True):
+    show_points(axes, cloud, f"{title}, t = {t}", color="lightgray")
+    axes.quiver(*grid.T, *score.T, angles="xy", scale=80, width=0.005)
 plt.show()
-inside = exact.log_density(grid, t) > -4
-error = (model_score - true_score)[inside].norm(dim=1) / true_score[inside].norm(dim=1)
-print(f"relative error where the density is not tiny: median {error.median():.3f}")
+error = (model_score - true_score).norm(dim=1) / true_score.norm(dim=1)
+print(f"relative error of the score: median {error.median():.3f}")
 assert error.median() < (0.5 if QUICK else 0.2)
 
 # %% [markdown]
-# **The density.** Sampling can be made deterministic: the *probability flow* is an ordinary
-# differential equation with the same distributions at every $t$. Along it a density can be
-# followed exactly, by the change of variables (Song et al. 2021). So the model has a density, and
-# it can be evaluated at any point.
+# **The density.** Sampling can be made deterministic: the *probability flow* (Song et al. 2021)
+# is an ordinary differential equation that moves points so that they have the distribution $p_t$
+# at every $t$. With the angle $\phi$, where $\sin\phi = \sigma_t$, it has a simple form, and the
+# density of a point changes along it by the divergence of the velocity:
+#
+# $$\frac{dx}{d\phi} = \mathbb{E}[v \mid x], \qquad
+# \frac{d \log p(x)}{d\phi} = -\nabla \cdot \mathbb{E}[v \mid x]$$
+#
+# Put the network's prediction in the place of $\mathbb{E}[v \mid x]$, follow a point from the
+# data to noise, whose density is known, and the model's density at that point is known too.
 
 # %%
 side = 30 if QUICK else 90
@@ -378,6 +393,9 @@ for axes, density, title in zip(
 plt.show()
 
 # %% [markdown]
+# The model's density is speckled along the curve. That is no noise of the computation: the
+# network's velocity is slightly uneven, and the flow adds it up.
+#
 # **One number.** The Kullback-Leibler divergence from the truth $p$ to the model $q$ is the mean
 # of $\log p(x) - \log q(x)$ over true points. It is 0 only if the two are the same. In nats, 0.05
 # means that on average a true point is 5 % less likely under the model than it should be.
@@ -410,8 +428,7 @@ print(f"true sets among them   {min(among_truth):.4f} to {max(among_truth):.4f}"
 # ## Try it
 
 # %%
-# Try it: fewer steps of training. With 300 steps the density is broken, while the samples of the
-# sampler still look like a spiral, only a ragged one.
+# Try it: fewer steps of training. After 300 steps the windings on the right are not yet apart.
 short = settings.create(T, generator=torch.Generator().manual_seed(0))
 batches = make_batches(x_0.float(), 300, 512, torch.Generator().manual_seed(1))
 rough, _ = train_by_hand(short, batches, **adamw)
@@ -424,17 +441,18 @@ plt.show()
 
 # %%
 # Try it: a better sampler with few steps. UniPC needs 20 evaluations of the network where DDPM took
-# 1,000. Change 20 to 5, and look between the windings.
-times = ddpm.sampling_times("log_snr", schedule, 20)
-with torch.no_grad():
-    quick = ddpm.run_sampler(ddpm.UniPC(), denoiser, x_T, times, generator=torch.Generator()).x
-figure, axes = plt.subplots(figsize=(3, 3))
-show_points(axes, quick, "UniPC, 20 evaluations", color="tab:red")
+# 1,000 (`log_snr` places them evenly in log SNR). With 5, look between the windings.
+figure, panels = plt.subplots(1, 2, figsize=(6, 3), sharex=True, sharey=True)
+for axes, evaluations in zip(panels, (20, 5), strict=True):
+    times = ddpm.sampling_times("log_snr", schedule, evaluations)
+    with torch.no_grad():
+        few = ddpm.run_sampler(ddpm.UniPC(), denoiser, x_T, times, generator=torch.Generator()).x
+    show_points(axes, few, f"UniPC, {evaluations} evaluations", color="tab:red")
 plt.show()
 
 # %% [markdown]
-# Try it: predict the noise instead of $v$. Five lines change: in `make_batches` the target is `eps`;
-# the task is `ddpm.Task(schedule, ddpm.PREDICTIONS["eps"])`; in the cell of the least possible loss,
-# `best` is `(x_t - a * x0) / sigma` with the exact guess of $x_0$, or leave that cell out; and in
-# `sample_by_hand`, `x0_hat = (x_t - sigma * eps_hat) / a`. You should see samples that look as good,
-# and a KL that is about three times as large.
+# Try it: predict the noise instead of $v$. Change the target in `make_batches` to `eps`, the task
+# to `ddpm.Task(schedule, ddpm.PREDICTIONS["eps"])`, and `x0_hat` in `sample_by_hand` to
+# `(x_t - sigma * eps_hat) / a`; leave out the comparison with the library and the cell of the
+# least possible loss, which are about $v$. You should see samples that look as good, and a KL
+# that is two to three times as large.

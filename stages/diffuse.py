@@ -90,8 +90,8 @@ def _coefficients(schedule: Schedule) -> dict[str, list[float]]:
         "sqrt_alpha_bar": schedule.sqrt_alpha_bar[times].tolist(),
         "sigma": schedule.sigma[times].tolist(),
         "log_snr": schedule.log_snr[times].tolist(),
-        "posterior_x0": [q.x0 for q in posteriors],
-        "posterior_x_t": [q.x_t for q in posteriors],
+        "posterior_x0": [q.weight_x0 for q in posteriors],
+        "posterior_x_t": [q.weight_x_t for q in posteriors],
         "posterior_variance": [q.variance for q in posteriors],
     }
 

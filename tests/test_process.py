@@ -60,16 +60,16 @@ def test_the_posterior_follows_bayes_rule(schedule: Schedule, t: int, s: int) ->
     precision = ratio / (1 - ratio) + 1 / var_s
     q = posterior(schedule, t, s)
     assert q.variance == pytest.approx(1 / precision)
-    assert q.x_t == pytest.approx(math.sqrt(ratio) / (1 - ratio) / precision)
-    assert q.x0 == pytest.approx(a_s / var_s / precision)
+    assert q.weight_x_t == pytest.approx(math.sqrt(ratio) / (1 - ratio) / precision)
+    assert q.weight_x0 == pytest.approx(a_s / var_s / precision)
     assert q.beta == pytest.approx(1 - ratio)
 
 
 def test_the_posterior_of_data_is_the_data(schedule: Schedule) -> None:
     for t in (1, 30, 60):
         q = posterior(schedule, t, 0)
-        assert q.x0 == pytest.approx(1)
-        assert (q.x_t, q.variance) == (0, 0)
+        assert q.weight_x0 == pytest.approx(1)
+        assert (q.weight_x_t, q.variance) == (0, 0)
 
 
 @pytest.mark.parametrize(("t", "s"), [(5, 5), (5, 6), (61, 3), (3, -1)])

@@ -121,14 +121,14 @@ class Posterior(NamedTuple):
     """Coefficients of q(x_s | x_t, x_0), whose mean is a combination of x_0 and x_t.
 
     Attributes:
-        x0: Factor of x_0 in the mean.
-        x_t: Factor of x_t in the mean.
+        weight_x0: Factor of x_0 in the mean.
+        weight_x_t: Factor of x_t in the mean.
         variance: Variance of each coordinate.
         beta: Variance of the step itself, q(x_t | x_s).
     """
 
-    x0: float
-    x_t: float
+    weight_x0: float
+    weight_x_t: float
     variance: float
     beta: float
 
@@ -138,7 +138,8 @@ def posterior(schedule: Schedule, t: float, s: float) -> Posterior:
 
     With r = alpha_bar_t / alpha_bar_s and beta = 1 - r, the variance of q(x_t | x_s):
 
-        x0 = sqrt(alpha_bar_s) beta / sigma_t^2,  x_t = sqrt(r) sigma_s^2 / sigma_t^2,
+        weight_x0 = sqrt(alpha_bar_s) beta / sigma_t^2
+        weight_x_t = sqrt(r) sigma_s^2 / sigma_t^2
         variance = beta sigma_s^2 / sigma_t^2
 
     Args:
@@ -152,7 +153,7 @@ def posterior(schedule: Schedule, t: float, s: float) -> Posterior:
     Example:
         >>> schedule = Schedule.from_betas(torch.full((10,), 0.1).double())
         >>> q = posterior(schedule, 1, 0)
-        >>> q.x0, q.x_t, q.variance
+        >>> q.weight_x0, q.weight_x_t, q.variance
         (1.0, 0.0, 0.0)
 
     References:
@@ -165,8 +166,8 @@ def posterior(schedule: Schedule, t: float, s: float) -> Posterior:
     # abs instead of a minus sign, which would give -0.0 at s = 0.
     var_t, var_s = -math.expm1(log_t), abs(math.expm1(log_s))
     return Posterior(
-        x0=math.exp(log_s / 2) * beta / var_t,
-        x_t=math.exp((log_t - log_s) / 2) * var_s / var_t,
+        weight_x0=math.exp(log_s / 2) * beta / var_t,
+        weight_x_t=math.exp((log_t - log_s) / 2) * var_s / var_t,
         variance=beta * var_s / var_t,
         beta=beta,
     )

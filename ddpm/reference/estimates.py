@@ -53,7 +53,7 @@ class Distance:
         The first sets should be paired, point by point: samplers that start from the same noise.
         What the two have in common then cancels, so that the standard error of the difference can
         be far smaller than either distance's own. Where both sets are close to the true
-        distribution, the standard error is up to about 1.5 times too large.
+        distribution, the standard error is up to about twice too large.
         """
         x_se = mean_of(self.x_influence - other.x_influence).se
         y_se = mean_of(self.y_influence - other.y_influence).se

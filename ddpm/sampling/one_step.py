@@ -66,14 +66,14 @@ class DDPM(Sampler):
     def step(self, step: ReverseStep) -> tuple[Batch, SamplerState]:
         x0_hat, _ = step.denoiser(step.x_t, step.t)
         q = posterior(step.schedule, step.t, step.s)
-        x_s = q.x0 * x0_hat + q.x_t * step.x_t
+        x_s = q.weight_x0 * x0_hat + q.weight_x_t * step.x_t
         if self.variance == "analytic":
             if step.t not in self._x0_variance:
                 raise UserError(
                     "DDPM with variance analytic has measured no denoiser at t ="
                     f" {step.t:g}; pass clean points to draw_samples as `clean`"
                 )
-            variance = q.variance + q.x0**2 * self._x0_variance[step.t]
+            variance = q.variance + q.weight_x0**2 * self._x0_variance[step.t]
         else:
             variance = 0 if step.s == 0 else q.variance if self.variance == "posterior" else q.beta
         if variance > 0:
