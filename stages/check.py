@@ -72,7 +72,6 @@ def _check_spacings(params: Params, schedule: Schedule) -> None:
             "compare_samplers.cells has none that can run on this schedule; add one in params.yaml,"
             " such as ddim/trailing: 1"
         )
-    reference_cell(params.compare_samplers.reference, runnable)
     for cell in cells:
         steps = steps_of(cell, samplers)
         if cell.spacing in OPTIMISED and steps not in optimise.steps:
@@ -81,6 +80,7 @@ def _check_spacings(params: Params, schedule: Schedule) -> None:
                 f" evaluations, {steps} steps, but optimise_spacings.steps is"
                 f" {' '.join(map(str, optimise.steps))}; add {steps} there in params.yaml"
             )
+    reference_cell(params.compare_samplers.reference, runnable)
 
 
 if __name__ == "__main__":

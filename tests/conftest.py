@@ -20,6 +20,7 @@ import stages  # noqa: E402, F401, I001
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from filelock import FileLock  # noqa: E402
+from typechecking import unchecked  # noqa: E402
 
 from benchmarks.copies import SIZES, changed  # noqa: E402
 from ddpm.core.params import Params  # noqa: E402
@@ -95,8 +96,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_params(folder, changed(shipped(), **SIZES))
             with inside(ROOT):
                 names = read_pipeline()
-            for stage in names:
-                run(stage, folder)
+            with unchecked():
+                for stage in names:
+                    run(stage, folder)
             done.touch()
     return folder
 

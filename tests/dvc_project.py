@@ -146,5 +146,5 @@ class Project:
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for folder in ("data", "models", "reports")
             for path in sorted((self.root / folder).glob("*"))
-            if path.name != "timings.json"
+            if path.name not in {"timings.json", "README.md"}
         }

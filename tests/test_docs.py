@@ -2,8 +2,8 @@
 
 In a fenced block `sh` every line is a command. In `console`, lines that begin with "$ " are
 commands, and the lines below are parts of their output. A command with the comment "# not tested:
-REASON" is left out, and so is a block below a line <!-- not tested: REASON -->. A block `text` after
-a block `python` is its output.
+REASON" is left out, and so is a block below a line <!-- not tested: REASON -->. A block `text`
+after a block `python` is its output.
 """
 
 import contextlib

@@ -75,17 +75,17 @@ def workers(project: Project) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("workers")
-def test_a_grid_runs_in_a_queue_with_four_workers(project: Project) -> None:
-    grid = ("-S", "sampler=ddim,heun", "-S", "sample.steps=10,20")
-    assert project.dvc("exp", "run", "--queue", *grid).count("Queued experiment") == 4
-    project.dvc("queue", "start", "-j", "4")
+def test_a_grid_runs_in_a_queue_with_two_workers(project: Project) -> None:
+    grid = ("-S", "sampler=ddim,heun", "-S", "sample.steps=20")
+    assert project.dvc("exp", "run", "--queue", *grid).count("Queued experiment") == 2
+    project.dvc("queue", "start", "-j", "2")
     deadline = time.monotonic() + 300
     while "Queued" in (status := project.dvc("queue", "status")) or "Running" in status:
         assert time.monotonic() < deadline, status
         time.sleep(1)
-    assert status.count("Success") == 4, status
+    assert status.count("Success") == 2, status
     found = {(one["sampler"], one["steps"]): one for one in shown(project)}
-    assert set(found) >= {(name, steps) for name in ("ddim", "heun") for steps in (10, 20)}
+    assert set(found) >= {("ddim", 20), ("heun", 20)}
     assert len({one["energy_distance"] for one in found.values()}) == len(found)
     assert "energy_distance" in project.dvc("exp", "show", "--md")
     name = found["heun", 20]["name"]
@@ -117,6 +117,7 @@ def shown(project: Project) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.proof
 def test_two_repros_and_an_experiment_at_once_end_well_or_with_a_clear_line(
     project: Project,
 ) -> None:

@@ -40,7 +40,10 @@ ERRORS = pd.DataFrame(
     {name: [0.1, 0.2] for name in ("t", "loss", "optimal", "excess", "excess_nats")}
 )
 MEMORY = pd.DataFrame(
-    {name: [0.1, 0.2] for name in ("t", "to_truth", "to_sample", "truth_to_sample")}
+    {
+        name: [0.1, 0.2]
+        for name in ("t", "to_truth", "to_sample", "truth_to_sample", "share", "share_se")
+    }
 )
 SIDE = np.linspace(-2, 2, 9)
 GRID = np.stack([axis.ravel() for axis in np.meshgrid(SIDE, SIDE)], axis=1)
