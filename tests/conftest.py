@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,26 @@ X86_64_LINUX = pytest.mark.skipif(
 diffuse._FRAMES = 8
 # Files whose tests take longest come first, so that no worker is left with one of them at the end.
 SLOWEST = ("test_dvc_end_to_end", "test_dvc_experiments", "test_dvc_repository", "test_pipeline")
+
+
+# Files with many thousand calls. test_pipeline.py runs every stage with its shapes checked.
+UNCHECKED = {
+    *(
+        "test_attribution",
+        "test_denoising",
+        "test_distances",
+        "test_distribution",
+        "test_estimates",
+    ),
+    *("test_likelihood", "test_loop", "test_mistakes", "test_model_likelihood", "test_multistep"),
+    *("test_one_step", "test_plots", "test_sampler_registry", "test_training"),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shapes(request: pytest.FixtureRequest) -> Iterator[None]:
+    with unchecked() if request.path.stem in UNCHECKED else nullcontext():
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

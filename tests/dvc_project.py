@@ -24,7 +24,6 @@ from stages.common.lineage import read_pipeline
 ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "HOME": os.environ.get("HOME", "/"),
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 with inside(ROOT):
     STAGES = tuple(read_pipeline())

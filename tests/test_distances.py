@@ -4,7 +4,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from spiral_cases import assert_calibrated
-from typechecking import unchecked
 
 from ddpm.core import compute
 from ddpm.core.compute import stream
@@ -68,7 +67,6 @@ def test_energy_distance_takes_sets_of_any_size_in_blocks() -> None:
     assert numbers(precomputed) == numbers(energy_distance(x, y))
 
 
-@unchecked()
 def test_energy_distance_is_unbiased() -> None:
     values = torch.tensor(
         [
@@ -112,18 +110,17 @@ def test_a_distance_grows_with_a_shift(distance_to: DistanceTo) -> None:
 
 
 @EVERY_DISTANCE
-@unchecked()
 def test_away_from_the_truth_the_linear_standard_error_is_that_of_repetitions(
     distance_to: DistanceTo,
 ) -> None:
     distances = [
         distance_to(spiral_points(400, f"y{k}"), SETTINGS)(spiral_points(400, f"x{k}", 0.2))
-        for k in range(400)
+        for k in range(200)
     ]
     scatter = float(torch.tensor([distance.value for distance in distances]).std())
     reported = math.sqrt(sum(distance.linear_se**2 for distance in distances) / len(distances))
-    # Three standard errors of the scatter, which is 3.5 % with 400 repetitions.
-    assert reported / scatter == pytest.approx(1, abs=0.11)
+    # Three standard errors of the scatter, which is 5 % with 200 repetitions.
+    assert reported / scatter == pytest.approx(1, abs=0.15)
 
 
 @EVERY_DISTANCE
@@ -132,12 +129,11 @@ def test_away_from_the_truth_the_linear_standard_error_is_that_of_repetitions(
     # Close to the truth the standard error is somewhat too large.
     [(0.2, 0.85, 1.35), (0.0, 0.9, 1.8)],
 )
-@unchecked()
 def test_the_standard_error_of_a_paired_difference_is_that_of_repetitions(
     distance_to: DistanceTo, shift: float, least: float, most: float
 ) -> None:
     differences, unpaired = [], []
-    for k in range(120):
+    for k in range(80):
         distance = distance_to(spiral_points(150, f"y{k}"), SETTINGS)
         points = spiral_points(150, f"x{k}", shift)
         nearby = points + 0.02 * torch.randn(150, 2, generator=stream(k, "noise"))
@@ -152,7 +148,6 @@ def test_the_standard_error_of_a_paired_difference_is_that_of_repetitions(
 
 
 @EVERY_DISTANCE
-@unchecked()
 def test_the_standard_errors_of_true_samples_are_calibrated(distance_to: DistanceTo) -> None:
     # As in the pipeline: one true set against another, with 20 more pairs of true sets.
     estimates = []

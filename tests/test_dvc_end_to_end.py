@@ -4,8 +4,6 @@ import pytest
 from dvc_project import STAGES, Project
 from test_pipeline import outputs
 
-from benchmarks import seeds
-
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
@@ -34,37 +32,3 @@ def test_an_invalid_experiment_stops_at_the_check_and_loses_nothing(project: Pro
     project.git("checkout", "--quiet", ".")
     assert project.stages_run("repro") == []
     assert project.outputs() == before
-
-
-def test_a_copys_own_code_and_parameters_are_what_runs(project: Project) -> None:
-    before = project.outputs()
-    params = (project.root / "params.yaml").read_bytes()
-    module = project.root / "ddpm" / "data" / "curves.py"
-    code = module.read_bytes()
-    words = ("exp", "run", "--temp", "--name", "apart", "-S", "seed=7", "generate")
-    running = project.start("dvc", *words)
-    try:
-        # As soon as the copy's first stage runs, the workspace is broken in both respects.
-        assert running.stdout is not None
-        for line in running.stdout:
-            if "Running stage 'check'" in line:
-                break
-        module.write_text("raise RuntimeError('the workspace was imported')\n", encoding="utf-8")
-        (project.root / "params.yaml").write_text("seed: [\n", encoding="utf-8")
-        output, _ = running.communicate(timeout=300)
-        assert running.returncode == 0, output
-    finally:
-        running.kill()
-        module.write_bytes(code)
-        (project.root / "params.yaml").write_bytes(params)
-    assert project.outputs() == before
-    assert "'data/train.npy'" not in project.dvc("status")
-    lock = project.root / "dvc.lock"
-    committed = seeds.outputs_of(lock)
-    (ref,) = project.git("for-each-ref", "--format=%(refname)", "refs/exps/**/apart").split()
-    lock.write_text(project.git("show", f"{ref}:dvc.lock"), encoding="utf-8")
-    apart = seeds.outputs_of(lock)
-    project.git("checkout", "--quiet", "dvc.lock")
-    assert {path for path in committed if apart[path] != committed[path]} >= {"data/train.npy"}
-    (changed,) = project.json("params", "diff", "HEAD", "apart")["params.yaml"].items()
-    assert changed == ("seed", {"old": 0, "new": 7, "diff": 7})

@@ -13,7 +13,7 @@ from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from stages.common.yaml_loader import load_yaml
 
 LOCK = (ROOT / "dvc.lock").read_text(encoding="utf-8")
-SHORT_LOCK = "\n".join(LOCK.splitlines()[:120])
+SHORT_LOCK = "\n".join(LOCK.splitlines()[:40])
 
 
 def preflight(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -11,11 +11,7 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Leave shapes unchecked, in a `with` block or in a decorated test.
-
-    For tests with many thousand calls, of which the checks would take more than half of the time. The
-    same functions are called with checks in other tests.
-    """
+    """Leave shapes unchecked: with many thousand calls, checks take more than half of the time."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
