@@ -18,7 +18,7 @@ repro: .venv/runtime ## Run the pipeline: what is up to date is not run again
 	@python -m stages.preflight && dvc repro
 
 test: .venv/dev ## Pass the tests
-	@python -m pytest -n 2 --dist loadfile
+	@python -m pytest -n 3 --dist loadfile
 
 lint: .venv/dev ## Check format, style and types
 	@ruff format --check .

@@ -52,7 +52,7 @@ def test_exact_denoiser_of_the_spiral_has_no_divergence() -> None:
     exact = ExactDistribution.from_dataset(dataset, scaling, schedule)
     model = ModelUnderTest(exact.denoiser, exact, dataset, scaling, seed=0)
     measured = measure_likelihood(
-        model, n=300, n_exact=300, tolerance=shipped()["measure_model"]["tolerance"]
+        model, n=150, n_exact=150, tolerance=shipped()["measure_model"]["tolerance"]
     )
     assert abs(measured["exact_kl"].value) <= 0.001
     assert measured["exact_kl"] == measured["kl"]
