@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import pytest
 from conftest import ROOT
 
@@ -27,6 +26,9 @@ each_copy = pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
 
 def sources(path: Path) -> list[tuple[str, str]]:
     """Kind and source of every cell of a script or of an executed copy."""
+    # Imported here, because it takes seconds and the other workers do without.
+    import jupytext
+
     return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
 
 
