@@ -28,7 +28,7 @@ EVERY_PREDICTION = pytest.mark.parametrize(
 LINEAR_AND_COSINE = pytest.mark.parametrize("name", ["linear", "cosine"])
 
 
-def reference_scheduler(kind: str, schedule: Schedule, times: list[int], **options: object) -> Any:
+def reference_scheduler(kind: str, schedule: Schedule, times: list[int], **options: object) -> Any:  # noqa: ANN401 - a scheduler of diffusers
     """A scheduler of diffusers with our alpha_bar in float64, because its own tables are float32.
 
     Its index is our t - 1, and its index -1 is our t = 0.
