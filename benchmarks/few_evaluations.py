@@ -17,12 +17,13 @@ from typing import NamedTuple
 import torch
 
 from ddpm.core.params import Params
-from ddpm.reference.distances import energy_distance
+from ddpm.reference.distances import energy_distance, mean_distances_within
 from ddpm.reference.log_density import LogDensityMeasure
 from ddpm.reference.model_under_test import ModelUnderTest, load_model_under_test
 from ddpm.sampling.spacings import OPTIMISED
 from ddpm.studies.optimised_spacings import optimised_spacings
-from ddpm.studies.sampler_comparison import Cell, plan, sample_cell
+from ddpm.studies.sampler_cells import Cell, plan
+from ddpm.studies.sampler_comparison import sample_cell
 from stages import generate, train
 from stages.common.outputs import completing
 from stages.common.params import load_params
@@ -96,6 +97,7 @@ def measure(params: Params, model: ModelUnderTest) -> dict[Row, Quality]:
     )
     generator = torch.Generator().manual_seed(10_000 + model.seed)
     true_set = model.dataset.sample(_N, generator=generator)
+    within = mean_distances_within(true_set)
     log_density = LogDensityMeasure(model, model.dataset.sample(_N_TRUE, generator=generator))
     denoisers = {"network": model.denoiser, "exact": model.exact.denoiser}
     samplers = {
@@ -106,7 +108,7 @@ def measure(params: Params, model: ModelUnderTest) -> dict[Row, Quality]:
         cell_sampler, times = plan(row.cell, samplers, model.schedule, spacings)
         points, _ = sample_cell(model, cell_sampler, times, denoisers[row.denoiser], _N)
         qualities[row] = Quality(
-            energy_distance(points, true_set).value, 100 * log_density(points, "few").strays
+            energy_distance(points, true_set, within).value, 100 * log_density(points, "few").strays
         )
     return qualities
 

@@ -11,15 +11,8 @@ from ddpm.core.errors import UserError
 from ddpm.reference.model_under_test import load_model_under_test
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, SPACINGS
-from ddpm.studies.sampler_comparison import (
-    Cell,
-    SampleEvaluator,
-    compare,
-    reference_cell,
-    steps_of,
-    tabulate,
-    valid_cells,
-)
+from ddpm.studies.sampler_cells import Cell, reference_cell, steps_of, valid_cells
+from ddpm.studies.sampler_comparison import SampleEvaluator, compare, tabulate
 from stages.common.files import read_spacings
 from stages.common.outputs import completing
 from stages.common.params import load_params, select

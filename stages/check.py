@@ -11,7 +11,7 @@ from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.networks.registry import NETWORKS
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, require_terminal_signal, sampling_times
-from ddpm.studies.sampler_comparison import parse_cells, reference_cell, steps_of, valid_cells
+from ddpm.studies.sampler_cells import parse_cells, reference_cell, steps_of, valid_cells
 from stages.common.files import write_text
 from stages.common.params import load_params, select
 from stages.common.paths import PARAMS_OK

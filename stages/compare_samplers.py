@@ -2,14 +2,8 @@
 
 from ddpm.reference.model_under_test import load_model_under_test
 from ddpm.sampling.registry import SAMPLERS
-from ddpm.studies.sampler_comparison import (
-    SampleEvaluator,
-    compare,
-    parse_cells,
-    reference_cell,
-    tabulate,
-    valid_cells,
-)
+from ddpm.studies.sampler_cells import parse_cells, reference_cell, valid_cells
+from ddpm.studies.sampler_comparison import SampleEvaluator, compare, tabulate
 from stages.common.files import read_spacings, write_arrays
 from stages.common.params import load_params, select
 from stages.common.paths import COMPARED, MODEL, SAMPLERS_CSV, SPACINGS_FILE

@@ -16,7 +16,7 @@ from ddpm.studies.denoising import (
 )
 from ddpm.studies.fields import density_fields, score_fields
 from ddpm.studies.likelihood import measure_likelihood
-from ddpm.studies.memorisation import measure_memorisation
+from ddpm.studies.memorisation import decades, measure_memorisation
 from stages.common.files import read_points, write_arrays, write_json
 from stages.common.params import load_params
 from stages.common.paths import DENOISING_CSV, FIELDS, MEASURED, MEMORY_CSV, MODEL, TEST, TRAIN
@@ -73,9 +73,8 @@ def main() -> None:
     density = density_fields(
         model, reach=_DENSITY_REACH, grid=settings.density_grid, tolerance=_DENSITY_TOLERANCE
     )
-    for name, values in memorisation.items():
-        if "verdict" in (values if isinstance(values, dict) else {}):
-            print(f"{name.replace('_', ' ')}: {values['verdict']}")
+    for name, first, last in decades(T):
+        print(f"t = {first} to {last}: {memorisation[name]['verdict']}")
 
     write_json(
         MEASURED,

@@ -4,7 +4,7 @@ import importlib
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from benchmarks.copies import SIZES, changed  # noqa: E402
 from ddpm.core.params import Params  # noqa: E402
 from ddpm.diffusion.schedule import Schedule  # noqa: E402
 from ddpm.diffusion.schedules import SCHEDULES, make_schedule  # noqa: E402
+from ddpm.sampling.registry import SAMPLERS  # noqa: E402
+from ddpm.sampling.sampler import Sampler  # noqa: E402
 from ddpm.networks.mlp import ResidualMLP, ResidualMLPSettings  # noqa: E402
 from stages.common.lineage import read_pipeline  # noqa: E402
 from stages import diffuse  # noqa: E402
@@ -146,3 +148,9 @@ def network(params: Params) -> ResidualMLP:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def samplers() -> Mapping[str, Sampler]:
+    settings = shipped()["samplers"]
+    return {name: kind.model_validate(settings[name]) for name, kind in SAMPLERS.items()}

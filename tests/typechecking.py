@@ -12,8 +12,9 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Leave shapes unchecked: with many thousand calls, checks take more than half of the time."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+        jaxtyping.config.update("jaxtyping_disable", before)

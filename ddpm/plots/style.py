@@ -74,7 +74,7 @@ def animate(figure: Figure, show: Callable[[int], None], frames: int, path: Path
         show(k)
         images.append(_render(figure))
     # A GIF counts in hundredths of a second.
-    durations = [_MILLISECONDS // frames // 10 * 10] * (frames - 1) + [_MILLISECONDS_AT_END]
+    durations = [10 * max(1, _MILLISECONDS // frames // 10)] * (frames - 1) + [_MILLISECONDS_AT_END]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
