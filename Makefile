@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint verify seeds portable kills proofs metrics samplers compare-full few benchmark notebooks lab lock clean
+.PHONY: help setup repro test lint verify seeds portable kills proofs metrics samplers compare-full few ablation study bench side-by-side notebooks lab lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.
@@ -52,7 +52,17 @@ compare-full: .venv/runtime ## Compare every sampler, spacing and budget, outsid
 few: .venv/runtime ## Measure ten evaluations and fewer over ten seeds, each with a model of its own
 	@python -m benchmarks.few_evaluations
 
-benchmark: .venv/runtime ## Time one experiment alone and two side by side
+ablation: .venv/runtime ## Measure what each part of the training recipe contributes
+	@python -m benchmarks.ablation
+
+study: .venv/runtime ## Compare schedules, prediction types and sizes of the training set; continues where it was interrupted
+	@python -m benchmarks.study_generalisation
+	@python -m benchmarks.study_schedules
+
+bench: .venv/bench ## Compare with smalldiffusion and diffusers, 35 minutes: benchmarks/libraries.json
+	@PYTHONPATH=.venv/libraries python -m benchmarks.libraries
+
+side-by-side: .venv/runtime ## Time one experiment alone and two side by side
 	@python -m benchmarks.side_by_side
 
 notebooks: .venv/notebooks ## Execute the notebooks into notebooks/executed; QUICK=1: small, write nothing
@@ -79,6 +89,12 @@ clean: ## Remove .venv and the tools' caches; data, models, reports and DVC's ca
 
 .venv/dev: .venv/runtime requirements-dev.txt
 	.venv/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+# A folder beside the packages above and not an environment that repeats them: torch stays the same.
+.venv/bench: .venv/dev requirements-bench.txt
+	.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .venv/libraries \
+	  --requirement requirements-bench.txt
 	@touch $@
 
 .venv/notebooks: .venv/runtime requirements-notebooks.txt

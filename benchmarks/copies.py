@@ -20,6 +20,7 @@ SIZES: dict[str, Any] = {
     "networks.mlp.blocks": 1,
     "networks.mlp.fourier_features": 8,
     "networks.mlp.time_features": 4,
+    "loss.neighbours": 16,
     "train.steps": 40,
     "train.batch": 32,
     "train.warmup": 5,

@@ -1,7 +1,7 @@
 """How long an experiment takes alone, and how long each of two takes when both run at once.
 
 Two on two cores should each take about twice the time of one. Threads that spin on each other would
-make it ten to thirty times. Run as `make benchmark`: rounds alternate, and medians are quoted.
+make it ten to thirty times. Run as `make side-by-side`: rounds alternate, and medians are quoted.
 """
 
 import os

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ddpm.core.compute import stream as stream
     from ddpm.core.errors import UserError as UserError
+    from ddpm.core.params import LossSettings as LossSettings
     from ddpm.core.params import TrainSettings as TrainSettings
     from ddpm.data.datasets import DATASETS as DATASETS
     from ddpm.data.datasets import Spiral as Spiral
@@ -55,13 +56,13 @@ if TYPE_CHECKING:
     from ddpm.sampling.registry import SAMPLERS as SAMPLERS
     from ddpm.sampling.spacings import SPACINGS as SPACINGS
     from ddpm.sampling.spacings import sampling_times as sampling_times
-    from ddpm.training.loop import Task as Task
     from ddpm.training.loop import train as train
+    from ddpm.training.task import Task as Task
 
 _MODULES = {
     "core.compute": ("stream",),
     "core.errors": ("UserError",),
-    "core.params": ("TrainSettings",),
+    "core.params": ("LossSettings", "TrainSettings"),
     "data.datasets": ("DATASETS", "Spiral"),
     "data.scaling": ("Scaling",),
     "diffusion.denoiser": ("Denoiser",),
@@ -88,7 +89,8 @@ _MODULES = {
     "sampling.one_step": ("DDIM", "DDPM", "ODE", "Heun"),
     "sampling.registry": ("SAMPLERS",),
     "sampling.spacings": ("SPACINGS", "sampling_times"),
-    "training.loop": ("Task", "train"),
+    "training.loop": ("train",),
+    "training.task": ("Task",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

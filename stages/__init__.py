@@ -20,6 +20,8 @@ _PINNED = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 _PINNED_X86 = {
+    # NumPy's OpenBLAS otherwise chooses by processor; these are its AVX2 kernels.
+    "OPENBLAS_CORETYPE": "Haswell",
     # MKL chooses its code by vendor unless told; only this mode was the same on Intel and AMD.
     "MKL_CBWR": "COMPATIBLE",
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -32,10 +34,11 @@ def _pin_arithmetic() -> None:
     pinned = dict(_PINNED)
     if platform.machine() in {"x86_64", "AMD64"}:
         pinned |= _PINNED_X86
-    if "torch" in sys.modules and any(os.environ.get(name) != pinned[name] for name in pinned):
+    loaded = [name for name in ("numpy", "torch") if name in sys.modules]
+    if loaded and any(os.environ.get(name) != pinned[name] for name in pinned):
         warnings.warn(
-            "torch was imported before stages, so its arithmetic is not pinned: the last bits of"
-            " all results may differ; import stages first",
+            f"{loaded[0]} was imported before stages, so its arithmetic is not pinned: the last"
+            " bits of all results may differ; import stages first",
             RuntimeWarning,
             stacklevel=3,
         )

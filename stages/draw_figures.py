@@ -89,8 +89,9 @@ def _model_figures() -> dict[str, Figure]:
     arrays = read_arrays(FIELDS, (*_SCORE, *_DENSITY), stage="measure_model")
     with reading(METRICS, "measure_samples"):
         caption = _density_caption(metrics)
+        least = float(metrics["validation"]["optimal"]["value"])
     return {
-        "training": training.training_curve(curve),
+        "training": training.training_curve(curve, least),
         "denoising": training.denoising_error(errors, memory),
         "score": fields.score_fields(*(arrays[name] for name in _SCORE)),
         "density": fields.densities(caption, *(arrays[name] for name in _DENSITY)),

@@ -17,6 +17,9 @@ from ddpm.studies.denoising import (
 from ddpm.studies.fields import density_fields, score_fields
 from ddpm.studies.likelihood import measure_likelihood
 from ddpm.studies.memorisation import decades, measure_memorisation
+from ddpm.studies.validation import measure_validation
+from ddpm.training.loop import validation_batch
+from ddpm.training.task import Task
 from stages.common.files import read_points, write_arrays, write_json
 from stages.common.params import load_params
 from stages.common.paths import DENOISING_CSV, FIELDS, MEASURED, MEMORY_CSV, MODEL, TEST, TRAIN
@@ -67,6 +70,8 @@ def main() -> None:
         points=_MEMORY_POINTS,
         tolerance=settings.tolerance,
     )
+    task = Task(model.schedule, model.denoiser.prediction, trained.description.loss)
+    validation = measure_validation(model, validation_batch(task, test.float(), model.seed))
     score = score_fields(
         model, [part * T for part in _SCORE_TIMES], reach=_SCORE_REACH, grid=_SCORE_GRID
     )
@@ -83,6 +88,7 @@ def main() -> None:
             "likelihood": likelihood | bound_totals(errors, model),
             "memory": memorisation,
             "model": sha256(MODEL),
+            "validation": validation,
         },
     )
     write_table(DENOISING_CSV, denoising_by_time(errors, T, _ROWS))

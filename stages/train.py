@@ -12,10 +12,13 @@ from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.networks.model_file import ModelDescription, NamedSettings, save_model
 from ddpm.networks.registry import NETWORKS
 from ddpm.training.checkpoint import Checkpoint
-from ddpm.training.loop import Record, Task, train
+from ddpm.training.loop import train
+from ddpm.training.progress import Record
+from ddpm.training.task import Task
 from stages import CODE
 from stages.common.device import device_of
 from stages.common.files import read_points
+from stages.common.matrix_products import note_other_kernels
 from stages.common.outputs import pending
 from stages.common.params import load_params, select
 from stages.common.paths import CHECKPOINTS, MODEL, TEST, TRAIN, TRAINING_CSV
@@ -29,7 +32,8 @@ def main() -> None:
     params = load_params()
     device = device_of(params)
     refuse_eps_without_signal(params)
-    task = Task(schedule_of(params), choose("prediction", params.prediction, PREDICTIONS))
+    prediction = choose("prediction", params.prediction, PREDICTIONS)
+    task = Task(schedule_of(params), prediction, params.loss)
     points = torch.from_numpy(read_points(TRAIN, stage="generate", n=params.data.n_train))
     test_points = torch.from_numpy(read_points(TEST, stage="generate", n=params.data.n_test))
     scaling = Scaling.from_points(points)
@@ -43,6 +47,7 @@ def main() -> None:
         diffusion=params.diffusion,
         network=_named(params.network, network_settings),
         prediction=params.prediction,
+        loss=params.loss,
         train=params.train,
         seed=params.seed,
         device=device_name(device),
@@ -57,6 +62,8 @@ def main() -> None:
         },
     )
     print(f"training on {device}")
+    if device.type == "cpu":
+        note_other_kernels()
 
     averaged, records = train(
         network.to(device),

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("ddpm", "typechecking.check")
+# Before NumPy and torch: it pins the arithmetic.
+import stages  # noqa: F401
 
-# Before torch: it pins the arithmetic.
-import stages  # noqa: E402, F401, I001
+install_import_hook("ddpm", "typechecking.check")
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
@@ -26,11 +26,11 @@ from benchmarks.copies import SIZES, changed  # noqa: E402
 from ddpm.core.params import Params  # noqa: E402
 from ddpm.diffusion.schedule import Schedule  # noqa: E402
 from ddpm.diffusion.schedules import SCHEDULES, make_schedule  # noqa: E402
+from ddpm.networks.mlp import ResidualMLP, ResidualMLPSettings  # noqa: E402
 from ddpm.sampling.registry import SAMPLERS  # noqa: E402
 from ddpm.sampling.sampler import Sampler  # noqa: E402
-from ddpm.networks.mlp import ResidualMLP, ResidualMLPSettings  # noqa: E402
-from stages.common.lineage import read_pipeline  # noqa: E402
 from stages import diffuse  # noqa: E402
+from stages.common.lineage import read_pipeline  # noqa: E402
 from stages.common.outputs import completing  # noqa: E402
 from stages.common.yaml_loader import load_yaml  # noqa: E402
 

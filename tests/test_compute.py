@@ -3,13 +3,14 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, X86_64_LINUX
 
 from ddpm.core import compute
-from ddpm.core.compute import cores, in_parallel, resolve_device, stream
+from ddpm.core.compute import ahead, cores, in_parallel, resolve_device, stream
 from ddpm.core.errors import UserError
 
 
@@ -94,13 +95,56 @@ def test_one_worker_serves_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_worker_is_used_where_torch_itself_has_as_many_threads_as_cores() -> None:
     code = (
         "import threading, torch\n"
-        "from ddpm.core.compute import cores, in_parallel\n"
+        "from ddpm.core.compute import ahead, cores, in_parallel\n"
         "torch.set_num_threads(cores())\n"
         "identities = in_parallel(lambda _: threading.get_ident(), range(8))\n"
         "print(set(identities) == {threading.get_ident()})"
     )
     assert printed_by(code) == "True\n"
     assert cores() >= 1
+
+
+def test_ahead_gives_all_items_in_order_and_computes_one_before_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed: list[int] = []
+    done = threading.Event()
+
+    def items() -> Iterator[int]:
+        for k in range(5):
+            computed.append(k)
+            if k == 1:
+                done.set()
+            yield k
+
+    monkeypatch.setattr(compute, "_workers", lambda: 2)
+    iterator = ahead(items(), torch.device("cpu"))
+    assert next(iterator) == 0
+    assert done.wait(10)  # the second, while the first is used
+    assert list(iterator) == [1, 2, 3, 4]
+    assert computed == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("workers", "device"), [(1, "cpu"), (2, "meta")])
+def test_without_a_free_core_and_on_an_accelerator_nothing_is_computed_ahead(
+    monkeypatch: pytest.MonkeyPatch, workers: int, device: str
+) -> None:
+    thread = threading.get_ident()
+    monkeypatch.setattr(compute, "_workers", lambda: workers)
+    used = list(ahead((threading.get_ident() for _ in range(3)), torch.device(device)))
+    assert used == [thread] * 3
+
+
+def test_an_error_while_computing_ahead_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("no second item")
+
+    monkeypatch.setattr(compute, "_workers", lambda: 2)
+    iterator = ahead(items(), torch.device("cpu"))
+    assert next(iterator) == 1
+    with pytest.raises(ValueError, match="no second item"):
+        next(iterator)
 
 
 # stages pins the arithmetic, and ddpm changes nothing
@@ -110,17 +154,37 @@ def test_one_worker_is_used_where_torch_itself_has_as_many_threads_as_cores() ->
     ("code", "warned"),
     [
         ("import torch, stages", True),
+        ("import numpy, stages", True),
         ("import ddpm, stages", False),
     ],
 )
-def test_torch_imported_before_stages_is_warned_of(code: str, warned: bool) -> None:
-    message = "RuntimeWarning: torch was imported before stages"
+def test_numpy_or_torch_imported_before_stages_is_warned_of(code: str, warned: bool) -> None:
+    message = "was imported before stages, so its arithmetic is not pinned"
     assert (message in printed_by(code)) == warned
 
 
 def test_torch_imported_before_stages_is_no_matter_where_the_user_has_pinned_it() -> None:
     pinned = json.loads(printed_by("import stages, os, json; print(json.dumps(dict(os.environ)))"))
     assert printed_by("import torch, stages", **pinned) == ""
+
+
+@X86_64_LINUX
+@pytest.mark.parametrize(
+    ("first", "printed"),
+    [
+        ("stages", ""),
+        ("numpy", "note: NumPy multiplies matrices with Nehalem and not with OpenBLAS's"),
+    ],
+)
+def test_other_matrix_products_than_the_pinned_ones_are_noted(first: str, printed: str) -> None:
+    code = (
+        f"import warnings; warnings.simplefilter('ignore'); import {first}, stages\n"
+        "from stages.common.matrix_products import note_other_kernels; note_other_kernels()"
+    )
+    # Code for old processors, which all can run; OpenBLAS reads this when NumPy is loaded.
+    noted = printed_by(code, OPENBLAS_CORETYPE="Nehalem")
+    assert noted.startswith(printed)
+    assert bool(noted) == bool(printed)
 
 
 def test_importing_stages_pins_the_arithmetic_whatever_the_user_has_set() -> None:

@@ -24,8 +24,16 @@ from conftest import ROOT, inside, run, shipped, write_params
 from dvc_project import STAGES, Project
 from test_project import tracked
 
-from benchmarks import metrics, samplers
+from benchmarks import (
+    libraries,
+    libraries_table,
+    metrics,
+    samplers,
+    study_generalisation,
+    study_schedules,
+)
 from benchmarks.copies import changed
+from benchmarks.resumable import Results
 from benchmarks.seeds import leaves
 from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.sampling.registry import SAMPLERS
@@ -270,8 +278,23 @@ def test_the_table_of_samplers_is_the_one_that_is_printed(
     assert capsys.readouterr().out in text_of("docs/samplers.md")
 
 
+def test_the_tables_of_the_studies_are_those_that_are_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    results = Results.read(study_schedules.FULL.file)
+    assert f"\n{study_schedules.table(results)}\n" in text_of("docs/schedules.md")
+    results = Results.read(study_generalisation.FULL.file)
+    for table in (study_generalisation.table, study_generalisation.transitions):
+        assert f"\n{table(results)}\n" in text_of("docs/generalisation.md")
+
+
 def test_the_readmes_table_of_results_is_the_one_that_is_printed() -> None:
     assert metrics.table(ROOT) in text_of("README.md")
+
+
+def test_the_table_of_the_benchmark_is_the_one_that_is_printed() -> None:
+    assert libraries_table.table(ROOT / libraries.FILE) in text_of("docs/benchmark.md")
 
 
 def test_the_readme_is_short() -> None:

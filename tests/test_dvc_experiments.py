@@ -39,7 +39,7 @@ def test_an_experiment_runs_what_it_must_and_going_back_runs_nothing(project: Pr
     # DVC writes it in a form that PyYAML alone would read as text.
     model = json.loads(project.outputs()["models/denoiser.safetensors"])
     assert model["used"]["train"]["lr"] == 2e-5
-    back = ["schedule=linear", "prediction=v", "train.lr=0.004"]
+    back = ["schedule=linear", "prediction=v", "train.lr=0.006"]
     assert set(project.stages_run(*experiment(back))) <= {"check"}
     assert project.outputs() == before
     project.git("checkout", "--quiet", ".")
@@ -225,3 +225,37 @@ def test_a_copys_own_code_and_parameters_are_what_runs(project: Project) -> None
     assert {path for path in committed if apart[path] != committed[path]} >= {"data/train.npy"}
     (changed,) = project.json("params", "diff", "HEAD", "apart")["params.yaml"].items()
     assert changed == ("seed", {"old": 0, "new": 7, "diff": 7})
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_study_reports_failures_and_runs_only_what_is_missing(project: Project) -> None:
+    trial = ("python", "-m", "benchmarks.study_schedules", "--trial")
+    likelihood = {"kl": {"value": 0.5, "se": 0.1}, "exact_kl": {"value": 0.1, "se": 0.1}, "t": 0}
+    example = {"likelihood": likelihood, "denoising": {"excess_nats": {"value": 0.5, "se": 0.1}}}
+    (project.root / "examples/measured.json").write_text(json.dumps(example), encoding="utf-8")
+    stage = project.root / "stages/train.py"
+    text = stage.read_text(encoding="utf-8")
+    failing = "    if 'prediction: eps' in open('params.yaml').read(): sys.exit('no eps today')\n"
+    stage.write_text(text.replace("    stage = ", f"{failing}    stage = "), encoding="utf-8")
+    project.commit("Fail for eps")
+    # An earlier study was killed when it had queued this; its parameters were others.
+    queued = ("exp", "run", "--queue", "--name", "trial-linear-v-0", "-S", "seed=7")
+    project.dvc(*queued, "measure_model")
+    output = project.run(*trial, fails=True)
+    assert "trial-cosine-eps-0 failed; see `dvc queue logs trial-cosine-eps-0`" in output
+    assert "1 of 2: trial-linear-v-0, KL " in output
+    assert "no eps today" in project.dvc("queue", "logs", "trial-cosine-eps-0")
+    assert "trial-linear-v-0" not in project.dvc("queue", "status")
+    stage.write_text(text, encoding="utf-8")
+    project.commit("Do not fail")
+    output = project.run(*trial)
+    assert "2 of 2: trial-cosine-eps-0, KL " in output
+    assert "trial-linear-v-0" not in output
+    assert "trial-" not in project.dvc("queue", "status") + project.dvc(
+        "exp", "list", "--all-commits"
+    )
+    output = project.run(*trial)
+    assert "of 2" not in output
+    assert "| linear | v | " in output
+    cells = json.loads((project.root / "checkpoints/study_schedules.json").read_text())["cells"]
+    assert set(cells) == {"linear/v/0", "cosine/eps/0"}

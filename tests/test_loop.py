@@ -4,14 +4,20 @@ import math
 import pytest
 import torch
 from conftest import shipped_schedule
-from sampler_cases import EVERY_SAMPLER, clean_gaussian, end_moments, gaussian_denoiser
+from sampler_cases import (
+    EVERY_SAMPLER,
+    clean_gaussian,
+    end_moments,
+    five_point_denoiser,
+    gaussian_denoiser,
+)
 from torch import Tensor
 
 from ddpm.core import compute
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.sampling.loop import Trajectories, draw_samples, run_sampler
 from ddpm.sampling.one_step import DDIM, DDPM, ODE, Heun
-from ddpm.sampling.sampler import Sampler
+from ddpm.sampling.sampler import ReverseStep, Sampler
 from ddpm.sampling.spacings import sampling_times
 
 
@@ -64,6 +70,22 @@ def test_the_loop_counts_the_evaluations_of_the_denoiser(sampler: Sampler) -> No
     assert sampler.steps_within(expected) == 9
     assert sampler.steps_within(expected - 1) == 8
     assert sampler.steps_within(expected + 1) >= 9
+
+
+@pytest.mark.parametrize(
+    "sampler", [sampler for sampler in EVERY_SAMPLER if not sampler.adaptive], ids=repr
+)
+def test_the_loop_passes_every_earlier_state_that_a_sampler_uses(sampler: Sampler) -> None:
+    denoiser = five_point_denoiser(shipped_schedule("linear", 50), "v")
+    times = sampling_times("trailing", denoiser.schedule, 5)
+    x_T = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    prepared = sampler.prepared(denoiser, times, x_T, seed=0)
+    looped = run_sampler(prepared, denoiser, x_T, times, generator=torch.Generator()).x
+    x, states, generator = x_T, [], torch.Generator()
+    for t, s in itertools.pairwise((*times, 0)):
+        x, state = prepared.step(ReverseStep(denoiser, x, t, s, states, generator))
+        states.append(state)
+    assert torch.equal(looped, x)
 
 
 @pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=repr)

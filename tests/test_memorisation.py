@@ -16,7 +16,7 @@ from ddpm.reference.estimates import Mean
 from ddpm.studies.memorisation import (
     Comparison,
     decades,
-    denoiser_distance,
+    denoiser_distances,
     measure_memorisation,
     verdict,
 )
@@ -84,10 +84,8 @@ def test_the_share_is_the_position_between_the_two_optima_at_each_time() -> None
 
     model = Denoiser(between, PREDICTIONS["x0"], exact.schedule, torch.float64)
     fresh, times = exact.sample(100, 0, generator=stream(0, "fresh")), list(positions)
-    pairs = ((model, exact.denoiser), (model, sample), (exact.denoiser, sample))
-    comparison = Comparison(
-        times, *(denoiser_distance(*pair, fresh, times, seed=0) for pair in pairs)
-    )
+    distances = denoiser_distances((model, exact.denoiser, sample), fresh, times, seed=0)
+    comparison = Comparison(times, *distances.values())
     columns, ranges = comparison.columns(), comparison.by_range()
     assert columns["share"] == pytest.approx(list(positions.values()), abs=1e-9)
     assert columns["share_se"] == pytest.approx([0] * 6, abs=1e-9)
@@ -145,19 +143,21 @@ def test_likelihoods_are_in_data_units_and_their_gap_is_paired() -> None:
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_distance_between_denoisers_is_that_of_their_x0_hat(prediction: str) -> None:
+def test_distances_between_denoisers_are_those_of_their_x0_hat(prediction: str) -> None:
     exact = gaussian_distribution(shipped_schedule("linear", 60))
     x0 = exact.sample(700, 0, generator=stream(0, "clean"))
-    times = [1, 20, 60]
-    squared = denoiser_distance(
-        shifted(exact.denoiser, prediction, 0.1), exact.denoiser, x0, times, seed=0
-    )
-    assert squared.shape == (3, len(x0))
-    for t, values in zip(times, squared, strict=True):
-        a, sigma = exact.schedule.levels(t)
-        # How far x0_hat moves when the prediction moves by 1.
-        factor = {"x0": 1, "eps": sigma / a, "v": sigma}[prediction]
-        assert values.tolist() == pytest.approx([(0.1 * factor) ** 2] * len(x0))
+    times, shifts = [1, 20, 60], [0.1, 0.0, 0.3]
+    denoisers = [shifted(exact.denoiser, prediction, shift) for shift in shifts]
+    distances = denoiser_distances(denoisers, x0, times, seed=0)
+    assert list(distances) == [(0, 1), (0, 2), (1, 2)]
+    for (i, j), squared in distances.items():
+        assert squared.shape == (3, len(x0))
+        for t, values in zip(times, squared, strict=True):
+            a, sigma = exact.schedule.levels(t)
+            # How far x0_hat moves when the prediction moves by 1.
+            factor = {"x0": 1, "eps": sigma / a, "v": sigma}[prediction]
+            expected = ((shifts[i] - shifts[j]) * factor) ** 2
+            assert values.tolist() == pytest.approx([expected] * len(x0))
 
 
 @pytest.mark.parametrize(

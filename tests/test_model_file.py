@@ -48,6 +48,7 @@ def description_of(params: Params) -> ModelDescription:
         diffusion=params.diffusion,
         network=named("network"),
         prediction=params.prediction,
+        loss=params.loss,
         train=params.train,
         seed=params.seed,
         device="a card",

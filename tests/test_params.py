@@ -40,7 +40,7 @@ def with_text(folder: Path, shipped_text: str, text: str) -> Path:
     ],
 )
 def test_a_number_is_read_however_yaml_writes_it(tmp_path: Path, text: str, value: float) -> None:
-    assert load_params(with_text(tmp_path, "lr: 0.004", f"lr: {text}")).train.lr == value
+    assert load_params(with_text(tmp_path, "lr: 0.006", f"lr: {text}")).train.lr == value
 
 
 @pytest.mark.parametrize("text", ["512", "5.12e2", "512.0", "'512'", "0x200", "512e0", "0o1000"])

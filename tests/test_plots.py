@@ -83,7 +83,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "schedule": lambda: forward.schedule_coefficients(SCHEDULE, "linear"),
     "prior": lambda: forward.prior_histogram(POINTS, 0.1),
     "samples": lambda: samples.samples_beside_truth(POINTS, POINTS, "caption"),
-    "training": lambda: training.training_curve(TRAINING),
+    "training": lambda: training.training_curve(TRAINING, 0.1),
     "reverse": lambda: samples.reverse_process(FRAMES, FRAMES, FRAMES, LABELS),
     "trajectories": lambda: samples.trajectories(FRAMES, FRAMES, FRAMES, POINTS),
     "denoising": lambda: training.denoising_error(ERRORS, MEMORY),

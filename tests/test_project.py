@@ -50,6 +50,12 @@ def test_the_environments_for_tests_and_for_notebooks_can_be_one() -> None:
     assert not notebooks.keys() & pins("requirements.txt").keys()
 
 
+def test_what_the_benchmark_installs_leaves_all_other_packages_alone() -> None:
+    bench = pins("requirements-bench.txt")
+    assert "smalldiffusion" in bench
+    assert not bench.keys() & (pins("requirements.txt") | pins("requirements-dev.txt")).keys()
+
+
 def tracked() -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True

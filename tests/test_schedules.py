@@ -194,6 +194,22 @@ def test_between_the_integers_alpha_bar_falls_and_meets_the_table(name: str, T: 
     assert schedule.time_of(schedule.log_alpha_bar_at(T) - 1) == T
 
 
+@pytest.mark.parametrize("terminal_signal", [True, False])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_levels_of_many_times_are_those_of_each(name: str, terminal_signal: bool) -> None:
+    schedule = shipped_schedule(name)
+    if not terminal_signal:
+        schedule = schedule.without_terminal_signal()
+    t = torch.tensor([[0.0, 1e-6, 0.5, 1.0, 1.5], [77.7, 998.9, 999.0, 999.5, 1000.0]])
+    t = t.double()
+    a, sigma = schedule.levels_of(t)
+    levels = [schedule.levels(time) for time in t.flatten().tolist()]
+    expected = torch.tensor(levels, dtype=torch.float64)
+    assert a.shape == sigma.shape == t.shape
+    torch.testing.assert_close(a.flatten(), expected[:, 0], rtol=1e-13, atol=1e-12)
+    torch.testing.assert_close(sigma.flatten(), expected[:, 1], rtol=1e-13, atol=1e-12)
+
+
 def test_interpolating_a_smooth_schedule_is_of_third_order() -> None:
     # Halfway between the entries of a table, against the function that the table was taken from.
     errors = []

@@ -76,7 +76,7 @@ def test_a_whole_number_may_be_given_as_text_or_float(batch: object) -> None:
             30_000,
             r"n_exact is 30000 but measure_model\.n_likelihood is 25000; lower",
         ),
-        ("train.warmup", 10**6, r"train\.warmup is 1000000 but train\.steps is 6000; lower"),
+        ("train.warmup", 10**6, r"train\.warmup is 1000000 but train\.steps is 14000; lower"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_in_one_line(

@@ -11,7 +11,7 @@ from torch import nn
 
 from ddpm.core.compute import stream
 from ddpm.core.errors import UserError
-from ddpm.core.params import Params, TrainSettings
+from ddpm.core.params import LossSettings, Params, TrainSettings
 from ddpm.data.datasets import SPIRAL
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
@@ -21,9 +21,12 @@ from ddpm.networks.mlp import ResidualMLPSettings
 from ddpm.networks.network import Network
 from ddpm.networks.registry import NETWORKS
 from ddpm.reference.distribution import ExactDistribution
-from ddpm.training import loop
+from ddpm.training import loop, progress
 from ddpm.training.checkpoint import Checkpoint
-from ddpm.training.loop import Record, Task, denoising_loss, learning_rate, train
+from ddpm.training.loop import learning_rate, train
+from ddpm.training.neighbours import NeighbourSets
+from ddpm.training.progress import Record
+from ddpm.training.task import Task, TrainingBatch, denoising_loss
 from stages.common.params import select
 
 
@@ -33,8 +36,17 @@ def initialised(params: Params) -> Network:
     return network
 
 
-def task_of(prediction: str, T: int = 30) -> Task:
-    return Task(shipped_schedule("linear", T), PREDICTIONS[prediction])
+TEXTBOOK = LossSettings(neighbours=1, time_power=0, integer_times=True)
+
+
+def task_of(prediction: str, T: int = 30, **changed: float) -> Task:
+    loss = TEXTBOOK.model_copy(update=changed)
+    return Task(shipped_schedule("linear", T), PREDICTIONS[prediction], loss)
+
+
+def drawn(task: Task, points: torch.Tensor, shape: tuple[int, ...], seed: int = 0) -> TrainingBatch:
+    sets = NeighbourSets.of(points, task.loss.neighbours, generator=stream(0, "sets"))
+    return task.batch(sets, shape, generator=stream(seed, "batch"))
 
 
 def trained(
@@ -60,32 +72,54 @@ def trained(
 
 
 @pytest.mark.parametrize("n", [1, 7, 30, 64])
-def test_times_are_stratified_over_one_to_T(n: int) -> None:  # noqa: N802
-    generator = stream(0, "times")
-    x0 = torch.zeros(200, n, 2)
-    t = task_of("v", 30).batch(x0, generator=generator).t
+def test_integer_times_are_stratified_over_one_to_T(n: int) -> None:  # noqa: N802
+    t = drawn(task_of("v", 30), torch.zeros(5, 2), (200, n)).t
     assert t.shape == (200, n)
     assert float(t.min()) >= 1
     assert float(t.max()) <= 30
     stratum = torch.arange(n) / n * 30
-    assert bool((t >= stratum.floor() + 1).all())
+    assert bool((t >= stratum.ceil().clamp(min=1)).all())
     assert bool((t <= (stratum + 30 / n).ceil()).all())
     counts = torch.bincount(t.flatten().long(), minlength=31)[1:]
     expected = 200 * n / 30
     assert float((counts - expected).abs().max()) < 5 * math.sqrt(expected) + 1
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 0.65, 0.9])
+def test_real_times_have_the_density_of_the_power(power: float) -> None:
+    task = task_of("v", 1000, time_power=power, integer_times=False)
+    t = drawn(task, torch.zeros(5, 2), (100, 500)).t.double()
+    # P(t <= x) = (x / T)^(1 - power); stratified, so the fractions are nearly exact.
+    for x in (1.0, 10.0, 100.0, 900.0):
+        expected = (x / 1000) ** (1 - power)
+        assert float((t <= x).double().mean()) == pytest.approx(expected, abs=5e-4)
+    assert 0 < float(t.min()) < 1
+    assert float(t.max()) <= 1000
+    whole = task_of("v", 1000, time_power=power)
+    assert torch.equal(drawn(whole, torch.zeros(5, 2), (100, 500)).t.double(), t.ceil())
+
+
+def test_validation_covers_the_same_times_evenly_and_few_of_them() -> None:
+    task = task_of("v", 1000, time_power=0.5, integer_times=False)
+    points = torch.randn(10_000, 2, generator=stream(0, "points"))
+    batch = task.validation_batch(points, generator=stream(0, "validation"))
+    times, counts = batch.t.unique(return_counts=True)
+    assert len(times) == 500
+    assert bool((counts == 20).all())
+    assert float((times.double() <= 10).double().mean()) == pytest.approx(0.1, abs=0.002)
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_a_batch_asks_for_the_target_of_the_prediction(prediction: str) -> None:
     task = task_of(prediction)
-    x0 = torch.randn(50, 2, generator=stream(0, "x0"))
-    batch = task.batch(x0, generator=stream(0, "batch"))
+    x0 = torch.randn(1, 2, generator=stream(0, "x0"))
+    batch = drawn(task, x0, (50,))
     for k in range(50):
         denoiser = Denoiser(
             lambda x, t, k=k: batch.target[k : k + 1], task.prediction, task.schedule
         )
         x0_hat, eps_hat = denoiser(batch.x_t[k : k + 1], int(batch.t[k]))
-        torch.testing.assert_close(x0_hat, x0[k : k + 1], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(x0_hat, x0, rtol=1e-3, atol=1e-3)
         assert float(eps_hat.abs().max()) < 6
 
 
@@ -192,7 +226,7 @@ def test_one_point_is_learned(params: Params, prediction: str) -> None:
     network, task = initialised(params), task_of(prediction)
     settings = params.train.model_copy(update={"steps": 1500, "batch": 128, "lr": 0.01})
     averaged, records = train(network, task, point, point, settings=settings, seed=0)
-    scale = float(task.batch(point.repeat(999, 1), generator=stream(1, "s")).target.square().mean())
+    scale = float(drawn(task, point, (999,), seed=1).target.square().mean())
     assert records[-1].val_loss < 0.02 * scale
     denoiser = Denoiser(averaged, task.prediction, task.schedule)
     with torch.no_grad():
@@ -216,7 +250,7 @@ def test_training_that_diverges_is_reported_in_one_line(params: Params) -> None:
 
 def test_the_loss_is_the_mean_over_points_and_coordinates(params: Params) -> None:
     task = task_of("eps")
-    batch = task.batch(torch.zeros(40, 2), generator=stream(0, "batch"))
+    batch = drawn(task, torch.zeros(5, 2), (40,))
     # A new network predicts zero.
     expected = sum(float(value) ** 2 for value in batch.target.flatten()) / 80
     assert denoising_loss(initialised(params), batch).item() == pytest.approx(expected, rel=1e-5)
@@ -226,9 +260,7 @@ def test_validation_uses_the_averaged_weights(params: Params) -> None:
     _, averaged, records = trained(params)
     task = task_of("v")
     points = torch.randn(64, 2, generator=stream(0, "points"))
-    batch = task.batch(
-        points[:20].repeat(loop._VALIDATION_DRAWS, 1), generator=stream(0, "train/validation")
-    )
+    batch = loop.validation_batch(task, points[:20], 0)
     with torch.no_grad():
         assert records[-1].val_loss == pytest.approx(float(denoising_loss(averaged, batch)))
 
@@ -242,9 +274,9 @@ def test_interrupted_training_resumes_to_the_same_bits(
     after: int,
 ) -> None:
     # A checkpoint at every chunk of 7 steps; records at every 20: also between the two.
-    monkeypatch.setattr(loop, "_CHUNK", 7)
-    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "_CHECKPOINT_RATIO", 0)
+    monkeypatch.setattr(loop, "_CHUNK_POINTS", 7 * params.train.batch)
+    monkeypatch.setattr(progress, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_CHECKPOINT_RATIO", 0)
     network, averaged, records = trained(params, steps=50)
     checkpoint = Checkpoint.of(tmp_path, {})
     saved = 0
@@ -276,8 +308,8 @@ def test_checkpoints_become_rarer_where_saving_one_takes_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
-    timer = loop._CheckpointTimer()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    timer = progress.CheckpointTimer()
     assert not timer.is_due()
     now += 1
     assert timer.is_due()

@@ -3,8 +3,9 @@
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import numpy as np
@@ -46,10 +47,12 @@ def device_name(device: torch.device) -> str:
 
 
 def sqrt(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Correctly rounded square root, on the CPU.
+    """Square root, correctly rounded on the CPU.
 
-    `torch.sqrt` calls MKL, whose last bit depends on the processor even if MKL_CBWR is set.
+    `torch.sqrt` calls MKL there, whose last bit depends on the processor even if MKL_CBWR is set.
     """
+    if x.device.type != "cpu":
+        return x.sqrt()
     return torch.from_numpy(np.asarray(np.sqrt(x.numpy())))
 
 
@@ -95,6 +98,33 @@ def in_parallel(
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
+
+
+def ahead(items: Iterator[A], device: torch.device) -> Iterator[A]:
+    """Iterate over the items, and compute the next one on a second thread meanwhile.
+
+    Without a free core, and on an accelerator, each item is computed when it is asked for.
+    """
+    if device.type != "cpu" or _workers() < 2:
+        yield from items
+        return
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = pool.submit(next, items, None)
+            yield item
+
+
+def one_thread_for_matrices() -> AbstractContextManager[object]:
+    """Multiply matrices on one thread, in NumPy and in torch, inside of a `with` statement.
+
+    Threads that share small matrices mostly wait for one another.
+    """
+    # Not at the top: importing it sets an environment variable.
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _workers() -> int:

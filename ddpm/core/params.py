@@ -42,6 +42,23 @@ class DiffusionSettings(Settings):
     zero_terminal_snr: bool
 
 
+class LossSettings(Settings):
+    """What a training batch holds: how its times are drawn, and what its targets are.
+
+    `neighbours` is the number of training points over which each target is averaged; 1 is the
+    textbook's target. Times have a density proportional to t^-time_power; 0 is uniform. They are
+    whole, 1 ... T, with `integer_times`, and otherwise real, in (0, T].
+
+    Example:
+        >>> LossSettings(neighbours=1, time_power=0, integer_times=True).neighbours
+        1
+    """
+
+    neighbours: Annotated[Integer, Field(ge=1, le=4096)]
+    time_power: Annotated[Real, Field(ge=0, le=0.9)]
+    integer_times: bool
+
+
 class TrainSettings(Settings):
     """AdamW with warm-up, cosine decay, gradient clipping, and an average of the weights.
 
@@ -181,6 +198,7 @@ class Params(Settings):
     diffusion: DiffusionSettings
     schedules: Sections
     networks: Sections
+    loss: LossSettings
     train: TrainSettings
     samplers: Sections
     sample: SampleSettings

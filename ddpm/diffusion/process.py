@@ -22,7 +22,7 @@ from ddpm.diffusion.predictions import Batch, Coefficient
 from ddpm.diffusion.schedule import Schedule
 
 # One time for all points, or one for each.
-Times = float | Int[Tensor, "*leading"]
+Times = float | Int[Tensor, "*leading"] | Float[Tensor, "*leading"]
 
 
 def coefficients(schedule: Schedule, t: Times, like: Batch) -> tuple[Coefficient, Coefficient]:
@@ -30,19 +30,20 @@ def coefficients(schedule: Schedule, t: Times, like: Batch) -> tuple[Coefficient
 
     Args:
         schedule: Supplies alpha_bar.
-        t: Real time in [0, T] for all points; or an integer in 0 ... T for each, with the leading
-            axes of `like`.
+        t: Time in [0, T] for all points; or one for each, whole or real, with the leading axes of
+            `like`.
         like: The points to be multiplied: they determine shape, precision and device.
     """
     if not isinstance(t, Tensor):
         return schedule.levels(t)
-    index = t.to(like.device)
-    shape = (*index.shape, *(1 for _ in range(like.ndim - index.ndim)))
+    shape = (*t.shape, *(1 for _ in range(like.ndim - t.ndim)))
+    t = t.cpu()
+    if t.is_floating_point():
+        levels = schedule.levels_of(t)
+    else:
+        levels = (schedule.sqrt_alpha_bar[t], schedule.sigma[t])
     # Convert the precision before moving to the device, because not every device supports float64.
-    a, sigma = (
-        table.to(like.dtype).to(like.device)[index].reshape(shape)
-        for table in (schedule.sqrt_alpha_bar, schedule.sigma)
-    )
+    a, sigma = (level.to(like.dtype).to(like.device).reshape(shape) for level in levels)
     return a, sigma
 
 
@@ -52,7 +53,7 @@ def q_sample(schedule: Schedule, x0: Batch, t: Times, eps: Batch) -> Batch:
     Args:
         schedule: Supplies alpha_bar.
         x0: Clean points, model units.
-        t: Real time in [0, T] for all points, or an integer in 0 ... T for each.
+        t: Time in [0, T] for all points, or one for each.
         eps: Standard normal noise of the same shape.
 
     Returns:

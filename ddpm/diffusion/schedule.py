@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ddpm.core.compute import log, sqrt
@@ -120,6 +120,20 @@ class Schedule:
         log_alpha_bar = self.log_alpha_bar_at(t)
         return math.exp(log_alpha_bar / 2), math.sqrt(max(0.0, -math.expm1(log_alpha_bar)))
 
+    def levels_of(
+        self, t: Float[Tensor, "*shape"]
+    ) -> tuple[Float64[Tensor, "*shape"], Float64[Tensor, "*shape"]]:
+        """Evaluate (sqrt(alpha_bar), sigma) at many real times in [0, T], on the CPU."""
+        t = t.double()
+        k = t.long().clamp(max=self.T - 1)
+        h = t - k
+        start, linear, square, cube = self._coefficient_table[k].unbind(-1)
+        log_alpha_bar = start + h * (linear + h * (square + h * cube))
+        if not self.has_terminal_signal:
+            last = start + 2 * torch.log1p(-h)
+            log_alpha_bar = torch.where(k == self.T - 1, last, log_alpha_bar)
+        return (log_alpha_bar / 2).exp(), sqrt(-torch.expm1(log_alpha_bar))
+
     def log_snr_at(self, t: float) -> float:
         """Evaluate log(alpha_bar / (1 - alpha_bar)) at a real time in (0, T]."""
         log_alpha_bar = self.log_alpha_bar_at(t)
@@ -152,20 +166,37 @@ class Schedule:
 
     def _cubic(self, k: int, h: float) -> float:
         """Evaluate log alpha_bar at k + h, 0 <= h <= 1, by the Hermite cubic of cell k."""
-        start, end = -self._negative_log_alpha_bar[k], -self._negative_log_alpha_bar[k + 1]
-        if math.isinf(end):
+        start, slope, square, cube = self._coefficients[k]
+        if math.isinf(slope):
             # The last cell of a schedule without terminal signal, where sqrt(alpha_bar) is linear.
-            return start + 2 * math.log1p(-h) if h < 1 else end
-        slope, end_slope = self._slopes[k], self._slopes[k + 1]
-        rise = end - start
-        # Coefficients of h^2 and h^3.
-        square = 3 * rise - 2 * slope - end_slope
-        cube = slope + end_slope - 2 * rise
+            return start + 2 * math.log1p(-h) if h < 1 else slope
         return start + h * (slope + h * (square + h * cube))
 
     @cached_property
+    def _coefficients(self) -> list[tuple[float, float, float, float]]:
+        """Coefficients of 1, h, h^2 and h^3 in each cell; infinite where alpha_bar ends at 0."""
+        cells = []
+        values, slopes = itertools.pairwise(self._values), itertools.pairwise(self._slopes)
+        for (start, end), (slope, end_slope) in zip(values, slopes, strict=True):
+            rise = end - start
+            if math.isinf(rise):
+                cells.append((start, end, end, end))
+            else:
+                square, cube = 3 * rise - 2 * slope - end_slope, slope + end_slope - 2 * rise
+                cells.append((start, slope, square, cube))
+        return cells
+
+    @cached_property
+    def _coefficient_table(self) -> Float64[Tensor, "steps 4"]:
+        return torch.tensor(self._coefficients, dtype=torch.float64)
+
+    @cached_property
+    def _values(self) -> list[float]:
+        return self.log_alpha_bar.tolist()
+
+    @cached_property
     def _negative_log_alpha_bar(self) -> list[float]:
-        return [-value for value in self.log_alpha_bar.tolist()]
+        return [-value for value in self._values]
 
     @cached_property
     def _slopes(self) -> list[float]:

@@ -1,12 +1,13 @@
 """A residual MLP over Fourier features of the point and of the time.
 
-    f = [x, sin(2 pi B x), cos(2 pi B x), sin(w t / T), cos(w t / T)]
+    f = [x, sin(2 pi B x), cos(2 pi B x), sin(w sqrt(t / T)), cos(w sqrt(t / T))]
     h = W f + b
     h = h + W silu(h) + b          for each block
     out = W silu(h) + b            starts at 0
 
 B is random and fixed. It lets a small network resolve the windings of the spiral. Training is fast
-because a block has only one matrix product, and the time features have none of their own.
+because a block has only one matrix product, and the time features have none of their own. The root
+gives small t room: near t = 0, sigma_t grows like sqrt(t), and the prediction with it.
 
 References:
     Tancik et al. 2020 (Fourier features), https://arxiv.org/abs/2006.10739
@@ -23,11 +24,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from typing_extensions import override
 
+from ddpm.core.compute import sqrt
 from ddpm.core.settings import Integer, Positive
-from ddpm.networks.network import Network, NetworkSettings
+from ddpm.networks.mlp_gradient import MLPGradient
+from ddpm.networks.network import LossGradient, Network, NetworkSettings
 
 _DIMENSIONS = 2
-# The slowest feature makes a quarter turn over t = 0 ... T; the fastest resolves about T / 64.
+# The slowest feature makes a quarter turn over t = 0 ... T, and the fastest 16 turns.
 _SLOWEST, _FASTEST = math.pi / 2, 32 * math.pi
 
 
@@ -60,7 +63,7 @@ class ResidualMLP(Network):
 
     Args:
         settings: Sizes and scales.
-        T: Number of steps. The network depends on t through t / T.
+        T: Number of steps. The network depends on t through sqrt(t / T).
     """
 
     frequencies: Tensor
@@ -96,11 +99,23 @@ class ResidualMLP(Network):
     def forward(
         self, x_t: Float[Tensor, "batch 2"], t: Float[Tensor, " #batch"]
     ) -> Float[Tensor, "batch 2"]:
-        phase = 2 * math.pi * x_t @ self.frequencies
-        time_phase = (t / self.T)[:, None] * self.time_frequencies
-        time = torch.cat((time_phase.sin(), time_phase.cos()), dim=1).expand(len(x_t), -1)
-        h: Tensor = self.read_in(torch.cat((x_t, phase.sin(), phase.cos(), time), dim=1))
+        h: Tensor = self.read_in(self.features(x_t, t))
         for block in self.blocks:
             h = h + block(silu(h))
         prediction: Tensor = self.read_out(silu(h))
         return prediction
+
+    def features(
+        self, x_t: Float[Tensor, "*batch 2"], t: Float[Tensor, "*#batch"]
+    ) -> Float[Tensor, "*batch features"]:
+        """Compute the features of point and time, f, which depend on no weight."""
+        phase = 2 * math.pi * x_t @ self.frequencies
+        time_phase = sqrt(t / self.T)[..., None] * self.time_frequencies
+        time = torch.cat((time_phase.sin(), time_phase.cos()), dim=-1)
+        time = time.expand(*x_t.shape[:-1], -1)
+        return torch.cat((x_t, phase.sin(), phase.cos(), time), dim=-1)
+
+    @override
+    def loss_gradient(self, batch: int) -> LossGradient | None:
+        on_cpu = self.frequencies.device.type == "cpu"
+        return MLPGradient(self, batch) if on_cpu else None

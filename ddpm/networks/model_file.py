@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ddpm.core.errors import UserError
 from ddpm.core.files import reading, replacing
-from ddpm.core.params import DiffusionSettings, TrainSettings
+from ddpm.core.params import DiffusionSettings, LossSettings, TrainSettings
 from ddpm.core.settings import S, Settings, V
 from ddpm.data.datasets import DATASETS, Dataset
 from ddpm.data.scaling import Scaling
@@ -59,7 +59,8 @@ class ModelDescription(Settings):
         diffusion: Number of steps, and whether the schedule ends without signal.
         network: Network and its sizes.
         prediction: What the network predicts, a name in PREDICTIONS.
-        train: Settings of the training.
+        loss: Settings of the loss.
+        train: Settings of the optimisation.
         seed: Seed of the training, and of everything that is later drawn with the model.
         device: Hardware that the model was trained on, because the last bits depend on it.
     """
@@ -70,6 +71,7 @@ class ModelDescription(Settings):
     diffusion: DiffusionSettings
     network: NamedSettings
     prediction: str
+    loss: LossSettings
     train: TrainSettings
     seed: int
     device: str

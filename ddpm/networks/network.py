@@ -1,6 +1,7 @@
 """Base classes of networks: settings that build one, reproducible initial weights, `forward`."""
 
 from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,17 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ddpm.core.settings import Settings
+
+
+@runtime_checkable
+class LossGradient(Protocol):
+    """Computes the mean squared error of a batch and its gradient, where autograd would be slow."""
+
+    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        """Compute what depends on no weight, with the leading axes of x_t and t."""
+
+    def __call__(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        """Compute the loss of one batch, and store its gradient in those of the weights."""
 
 
 class Network(nn.Module, ABC):
@@ -28,6 +40,13 @@ class Network(nn.Module, ABC):
             x_t: Noisy points, model units.
             t: Time in [0, T], one for all points or one for each.
         """
+
+    def loss_gradient(self, batch: int) -> LossGradient | None:  # noqa: ARG002
+        """Return code of its own for loss and gradient of a batch; None leaves it to autograd.
+
+        The gradients of the weights are used where they lie: training may have joined them.
+        """
+        return None
 
 
 class NetworkSettings(Settings, ABC):

@@ -7,22 +7,31 @@ from ddpm.plots.style import MODEL, NOISE, TRUTH, styled
 
 
 @styled()
-def training_curve(curve: pd.DataFrame) -> Figure:
-    """Loss, learning rate and gradient norm over the steps; columns of reports/training.csv."""
-    figure = Figure(figsize=(9.5, 2.9), layout="constrained")
-    loss, rate, norm = figure.subplots(1, 3, width_ratios=(2, 1, 1))
-    loss.plot(curve["step"], curve["loss"], color=NOISE, linewidth=1, label="training points")
+def training_curve(curve: pd.DataFrame, least: float) -> Figure:
+    """Losses, their distance from the least possible one, learning rate and gradient norm.
+
+    Args:
+        curve: Columns of reports/training.csv.
+        least: Least possible loss on the points of the validation loss.
+    """
+    figure = Figure(figsize=(10.5, 2.9), layout="constrained")
+    loss, excess, rate, norm = figure.subplots(1, 4, width_ratios=(3, 3, 2, 2))
+    # Averaged targets vary less, so this curve may lie far below the other.
+    loss.plot(curve["step"], curve["loss"], color=NOISE, linewidth=1, label="training targets")
     loss.plot(curve["step"], curve["val_loss"], color=MODEL, label="test points, averaged weights")
-    loss.set_title("loss (most of it cannot be learned: see denoising.png)")
+    loss.axhline(least, color=TRUTH, linestyle="--", label="least possible on the test points")
+    loss.set_title("loss")
     loss.legend()
+    excess.plot(curve["step"], curve["val_loss"] - least, color=MODEL)
+    excess.set(title="loss on test points minus the least possible", yscale="log")
     rate.plot(curve["step"], curve["lr"], color=TRUTH)
     rate.set_title("learning rate")
     norm.plot(curve["step"], curve["grad_norm"], color=NOISE, linewidth=1)
     norm.set_title("gradient norm of one step")
-    for axes in (loss, rate, norm):
+    for axes in (loss, excess, rate, norm):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    for axes in (rate, norm):
+    for axes in (loss, rate, norm):
         axes.set_ylim(bottom=0)
     return figure
 

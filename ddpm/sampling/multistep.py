@@ -53,6 +53,7 @@ class Multistep(Sampler):
     """A sampler that steps in lambda. Subclasses implement `advance`, the step to a time s > 0."""
 
     uses_log_snr = True
+    earlier_states = 2
 
     @override
     def step(self, step: ReverseStep) -> tuple[Batch, SamplerState]:
@@ -83,6 +84,8 @@ class DPMSolver2M(Multistep):
     References:
         Lu et al. 2022, algorithm 2, https://arxiv.org/abs/2211.01095
     """
+
+    earlier_states = 1
 
     @override
     def advance(self, step: ReverseStep, state: SamplerState, stride: Stride) -> Batch:
@@ -123,6 +126,8 @@ class DPMSolverSDE2M(Multistep):
     References:
         Lu et al. 2022, appendix B (SDE-DPM-Solver++), https://arxiv.org/abs/2211.01095
     """
+
+    earlier_states = 1
 
     @property
     @override

@@ -40,7 +40,7 @@ class ReverseStep:
         x_t: Current points, model units.
         t: Current time, in (0, T].
         s: Next time, in [0, t).
-        history: Up to three earlier states, the latest last.
+        history: Earlier states that the sampler may use, the latest last.
         generator: Source of the noise.
     """
 
@@ -67,10 +67,12 @@ class Sampler(Settings, ABC):
     Attributes:
         uses_log_snr: Whether it works in log SNR, which must then be finite at T.
         adaptive: Whether it chooses its own steps between the given times.
+        earlier_states: Largest number of earlier states that a step uses.
     """
 
     uses_log_snr: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
+    earlier_states: ClassVar[int] = 0
 
     @property
     def deterministic(self) -> bool:

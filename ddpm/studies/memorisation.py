@@ -12,6 +12,7 @@ leaves it unchanged. The share of a range of t is the mean over its times. A mod
 also gives its training points a higher likelihood than test points: `gap`.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -123,16 +124,10 @@ def measure_memorisation(
         `truth_to_sample`, `share` and `share_se`.
     """
     optimal_for_sample = ExactDistribution.from_points(train, model.schedule).denoiser
-    exact, fresh = model.exact.denoiser, model.fresh(points, "measure/memory")
-    distances = [
-        denoiser_distance(*pair, fresh, times, seed=model.seed)
-        for pair in (
-            (model.denoiser, exact),
-            (model.denoiser, optimal_for_sample),
-            (exact, optimal_for_sample),
-        )
-    ]
-    comparison = Comparison(times, *distances)
+    denoisers = (model.denoiser, model.exact.denoiser, optimal_for_sample)
+    fresh = model.fresh(points, "measure/memory")
+    distances = denoiser_distances(denoisers, fresh, times, seed=model.seed)
+    comparison = Comparison(times, *distances.values())
     log_likelihoods, log_ratios = {}, {}
     for name, x0 in (("train", train[:n]), ("test", test[:n])):
         x_t = model.noised(x0, model.t, f"measure/memory/{name}")
@@ -147,30 +142,33 @@ def measure_memorisation(
     return log_likelihoods | {"gap": gap} | comparison.by_range(), comparison.columns()
 
 
-def denoiser_distance(
-    first: Denoiser, second: Denoiser, x0: Points, times: Sequence[int], *, seed: int
-) -> ByTimeAndPoint:
-    """Squared distance between the x0_hat of two denoisers at the same x_t.
+def denoiser_distances(
+    denoisers: Sequence[Denoiser], x0: Points, times: Sequence[int], *, seed: int
+) -> dict[tuple[int, int], ByTimeAndPoint]:
+    """Squared distances between the x0_hat of each two of several denoisers, at the same x_t.
 
     Args:
-        first: A denoiser.
-        second: Another, on the same schedule.
+        denoisers: Denoisers on the same schedule. Each is evaluated once at each time.
         x0: Clean points, model units.
         times: Times in 1 ... T.
         seed: Seed of the noise; the same seed gives the same x_t.
 
     Returns:
-        Squared distance at each time and point, averaged over the coordinates.
+        Squared distance at each time and point, averaged over the coordinates, for each pair of
+        positions in `denoisers`: (0, 1), (0, 2) and so on, (1, 2) and so on.
     """
+    pairs = list(itertools.combinations(range(len(denoisers)), 2))
 
     @torch.no_grad()
-    def distance_at(t: int) -> Tensor:
+    def distances_at(t: int) -> Tensor:
         eps = torch.randn(x0.shape, dtype=x0.dtype, generator=stream(seed, f"distance/{t}"))
-        x_t = q_sample(first.schedule, x0, t, eps)
-        (first_x0, _), (second_x0, _) = first(x_t, t), second(x_t, t)
-        return (first_x0 - second_x0).square().sum(1) / x0.shape[1]
+        x_t = q_sample(denoisers[0].schedule, x0, t, eps)
+        x0_hats = [denoiser(x_t, t)[0] for denoiser in denoisers]
+        squares = [(x0_hats[i] - x0_hats[j]).square().sum(1) for i, j in pairs]
+        return torch.stack(squares) / x0.shape[1]
 
-    return torch.stack(in_parallel(distance_at, times))
+    by_pair = torch.stack(in_parallel(distances_at, times), dim=1)
+    return dict(zip(pairs, by_pair, strict=True))
 
 
 def verdict(share: Mean, ratio_to_truth: float, ratio_to_sample: float) -> str:

@@ -1,118 +1,44 @@
-"""The training loop, with the denoising loss and an exponential average of the weights.
+"""The training loop: AdamW with warm-up and decay, and an exponential average of the weights.
 
-    L = E_{t, x_0, eps} | network(x_t, t) - target(x_0, eps, t) |^2 / 2
-
-with t uniform on 1 ... T. A batch is stratified: the range is divided into as many equal parts as
-the batch has points, and one t is drawn from each. The loss then has the same mean as with
-independent t, and less variance.
+Batches are drawn a few steps ahead on a second thread, where a core is free. They depend only on
+their own random stream, so this changes no bit.
 
 References:
-    Ho et al. 2020, eq. 14 and algorithm 1, https://arxiv.org/abs/2006.11239
     Loshchilov & Hutter 2019 (AdamW), https://arxiv.org/abs/1711.05101
 """
 
 import copy
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ddpm.core.compute import stream
+from ddpm.core.compute import ahead, one_thread_for_matrices, stream
 from ddpm.core.errors import UserError
 from ddpm.core.params import TrainSettings
-from ddpm.diffusion.denoiser import Denoiser
-from ddpm.diffusion.predictions import Prediction
-from ddpm.diffusion.process import coefficients, q_sample
-from ddpm.diffusion.schedule import Schedule
 from ddpm.training.checkpoint import Checkpoint
+from ddpm.training.neighbours import NeighbourSets
+from ddpm.training.progress import CheckpointTimer, Progress, Record
+from ddpm.training.task import Task, TrainingBatch, denoising_loss
 
-# Random numbers are drawn for this many steps at once, or for this many points if that is less: one
-# large draw is cheaper than many small ones.
-_CHUNK, _CHUNK_POINTS = 100, 1_000_000
+# Batches are drawn for this many points at once. The two threads take turns at Python's own work,
+# so few large operations are better than many small ones, even though they leave the cache.
+_CHUNK_POINTS = 65_536
 _BETAS = (0.9, 0.99)
-# Draws of (t, eps) for each test point. With fewer, the validation loss has a visible error.
-_VALIDATION_DRAWS = 4
-# Names of AdamW's state for each weight.
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-# Time between checkpoints: one second, or 20 times as long as saving one takes if that is more.
-_CHECKPOINT_SECONDS, _CHECKPOINT_RATIO = 1.0, 20
-# Of more test points than this, the validation loss uses the first: they are enough.
-_MAX_VALIDATION_POINTS = 10_000
+# Test points of the validation loss, each with one eps; fewer points are used repeatedly.
+_VALIDATION_POINTS = 10_000
 
 
-class TrainingBatch(NamedTuple):
-    """Inputs of the network, and the values that it should predict."""
+class _Chunk(NamedTuple):
+    """Inputs and target of each of several steps, and the generator's state before all of them."""
 
-    x_t: Float[Tensor, "*chunk batch 2"]
-    t: Float[Tensor, "*chunk batch"]
-    target: Float[Tensor, "*chunk batch 2"]
-
-
-class Record(NamedTuple):
-    """One row of the training curve. Losses are means over points and coordinates.
-
-    Attributes:
-        step: Number of steps done.
-        loss: Mean training loss since the previous record.
-        val_loss: Loss of the averaged weights on the test points, always with the same t and eps.
-        lr: Learning rate of the last step.
-        grad_norm: Norm of the last step's gradient before clipping.
-    """
-
-    step: int
-    loss: float
-    val_loss: float
-    lr: float
-    grad_norm: float
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the network learns: a schedule and a prediction type, which turn points into batches.
-
-    Example:
-        >>> import ddpm
-        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
-        >>> task = Task(schedule, ddpm.PREDICTIONS["v"])
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> x_t, t, target = task.batch(torch.zeros(8, 2), generator=generator)
-        >>> [int(time) // 125 for time in t - 1]  # one in each eighth of the range
-        [0, 1, 2, 3, 4, 5, 6, 7]
-    """
-
-    schedule: Schedule
-    prediction: Prediction
-
-    def batch(
-        self, x0: Float32[Tensor, "*chunk batch 2"], *, generator: torch.Generator
-    ) -> TrainingBatch:
-        """Add noise to clean points (model units) at times that are stratified over the batch."""
-        T, device = self.schedule.T, x0.device
-        *_, n, _ = x0.shape
-        strata = torch.rand(x0.shape[:-1], generator=generator, device=device)
-        strata = (strata + torch.arange(n, device=device)) / n
-        # Rounding may make the last stratum reach 1, and t would be T + 1.
-        t = (strata * T).long().clamp(max=T - 1) + 1
-        eps = torch.randn(x0.shape, generator=generator, device=device)
-        a, sigma = coefficients(self.schedule, t, like=x0)
-        target = self.prediction.target(x0, eps, a, sigma)
-        return TrainingBatch(q_sample(self.schedule, x0, t, eps), t.float(), target)
-
-    def denoiser(self, network: nn.Module) -> Denoiser:
-        """Wrap a network that was trained on this task, to sample from it and to measure it."""
-        return Denoiser(network.eval(), self.prediction, self.schedule, torch.float32)
-
-
-def denoising_loss(network: nn.Module, batch: TrainingBatch) -> Float[Tensor, ""]:
-    """Mean squared error of the prediction, over points and coordinates."""
-    error: Tensor = network(batch.x_t, batch.t) - batch.target
-    return error.square().mean()
+    generator: Tensor
+    batches: list[tuple[tuple[Tensor, ...], Tensor]]
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -124,8 +50,8 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 def train(
     network: nn.Module,
     task: Task,
-    points: Float32[Tensor, "n 2"],
-    test_points: Float32[Tensor, "m 2"],
+    points: Float[Tensor, "n 2"],
+    test_points: Float[Tensor, "m 2"],
     *,
     settings: TrainSettings,
     seed: int,
@@ -136,7 +62,7 @@ def train(
     Args:
         network: Initialised network, on the device of the points. It ends with the weights of the
             last step.
-        task: Schedule and prediction type.
+        task: Schedule, prediction type, and settings of the loss.
         points: Training points, model units.
         test_points: Points for the validation loss, model units.
         settings: Settings of the optimisation.
@@ -153,7 +79,8 @@ def train(
     Example:
         >>> import ddpm
         >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
-        >>> task = Task(schedule, ddpm.PREDICTIONS["v"])
+        >>> loss = ddpm.LossSettings(neighbours=64, time_power=0.5, integer_times=False)
+        >>> task = Task(schedule, ddpm.PREDICTIONS["v"], loss)
         >>> sizes = {"width": 16, "blocks": 1, "fourier_features": 8, "time_features": 4}
         >>> network_settings = ddpm.ResidualMLPSettings(**sizes, fourier_scale=0.3)
         >>> network = network_settings.create(1000, generator=torch.Generator().manual_seed(0))
@@ -165,125 +92,113 @@ def train(
         [10, 20]
     """
     device = points.device
-    generator = stream(seed, "train/batches", device)
-    validation = task.batch(
-        test_points[:_MAX_VALIDATION_POINTS].repeat(_VALIDATION_DRAWS, 1),
-        generator=stream(seed, "train/validation", device),
-    )
+    validation = validation_batch(task, test_points.cpu(), seed)
+    validation = TrainingBatch(*(part.to(device) for part in validation))
     averaged = copy.deepcopy(network)
     weights, average = _as_one_vector(network), _as_one_vector(averaged)
     optimizer = torch.optim.AdamW(
         [weights], lr=settings.lr, betas=_BETAS, weight_decay=settings.weight_decay, fused=True
     )
-    state = _State(weights, average, optimizer, generator, torch.zeros((), device=device))
+    gradient = _gradient(network, weights, settings.batch)
+    progress = Progress(weights, average, optimizer, torch.zeros((), device=device))
+    generator = stream(seed, "train/batches", device)
     if checkpoint is not None:
-        state.resume(checkpoint)
-    chunk_steps = max(1, min(_CHUNK, _CHUNK_POINTS // settings.batch))
-    timer = _CheckpointTimer()
-    with tqdm(
-        initial=state.step, total=settings.steps, desc="train", unit="step", disable=None
-    ) as bar:
-        for step in range(state.step, settings.steps):
-            if step % chunk_steps == 0:
-                # Save between chunks only: the rest of a chunk is not part of the state.
-                if checkpoint is not None and timer.is_due():
-                    timer.run(lambda: state.save(checkpoint))
-                steps = min(chunk_steps, settings.steps - step)
-                indices = torch.randint(
-                    len(points), (steps, settings.batch), generator=generator, device=device
-                )
-                chunk = task.batch(points[indices], generator=generator)
-            lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
-            loss = denoising_loss(
-                network, TrainingBatch(*(part[step % chunk_steps] for part in chunk))
-            )
-            weights.grad.zero_()  # type: ignore[union-attr]
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_([weights], settings.grad_clip)
-            optimizer.step()
-            # Start with a small decay; otherwise the initial weights dominate the average for long.
-            decay = min(settings.ema_decay, (1 + step) / (10 + step))
-            average.data.lerp_(weights.data, 1 - decay)
-            state.loss_sum = state.loss_sum + loss.detach()
-            state.loss_count += 1
-            state.step = step + 1
-            bar.update()
-            if state.step % settings.log_every == 0 or state.step == settings.steps:
-                with torch.no_grad():
-                    val_loss = float(denoising_loss(averaged, validation))
-                mean_loss = float(state.loss_sum) / state.loss_count
-                record = Record(state.step, mean_loss, val_loss, lr, float(norm))
-                _refuse_divergence(record, settings)
-                state.records.append(record)
-                bar.set_postfix(loss=f"{record.loss:.4f}", val=f"{val_loss:.4f}")
-                state.loss_sum, state.loss_count = torch.zeros_like(state.loss_sum), 0
-    return averaged, state.records
+        progress.resume(checkpoint, generator)
+    seeded = stream(seed, "train/neighbours")
+    sets = NeighbourSets.of(points, task.loss.neighbours, generator=seeded)
+    draw = partial(task.batch, sets)
+    chunks = _chunks(draw, gradient.inputs, generator, settings, progress.step)
+    timer = CheckpointTimer()
+    bar = tqdm(initial=progress.step, total=settings.steps, desc="train", unit="step", disable=None)
+    with bar, one_thread_for_matrices():
+        for chunk in ahead(chunks, device):
+            # Save between chunks only: the rest of a chunk is not part of the state.
+            if checkpoint is not None and timer.is_due():
+                timer.run(partial(progress.save, checkpoint, chunk.generator))
+            for inputs, target in chunk.batches:
+                step = progress.step
+                lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
+                loss = gradient(inputs, target)
+                norm = nn.utils.clip_grad_norm_([weights], settings.grad_clip)
+                optimizer.step()
+                # Start with a small decay; otherwise the initial weights dominate for long.
+                decay = min(settings.ema_decay, (1 + step) / (10 + step))
+                average.data.lerp_(weights.data, 1 - decay)
+                progress.add(loss)
+                if progress.step % settings.log_every == 0 or progress.step == settings.steps:
+                    with torch.no_grad():
+                        val_loss = float(denoising_loss(averaged, validation))
+                    record = progress.record(val_loss, lr, float(norm))
+                    _refuse_divergence(record, settings)
+                    bar.set_postfix(loss=f"{record.loss:.4f}", val=f"{val_loss:.4f}")
+            bar.update(len(chunk.batches))
+    return averaged, progress.records
 
 
-@dataclass
-class _State:
-    """Everything that changes during training, from which it can resume between two chunks."""
+def validation_batch(task: Task, test_points: Float[Tensor, "m 2"], seed: int) -> TrainingBatch:
+    """Make the batch of the validation loss, which has the same t and eps whenever it is made.
 
-    weights: nn.Parameter
-    average: nn.Parameter
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    loss_sum: Tensor
-    loss_count: int = 0
-    step: int = 0
-    records: list[Record] = field(default_factory=list)
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        progress = {
-            "step": self.step,
-            "loss_count": self.loss_count,
-            "records": self.records,
-        }
-        checkpoint.save(self._tensors(), progress)
-
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue from the checkpoint, if there is one."""
-        # AdamW would create its state in the first step, but a checkpoint is copied into it before.
-        moments = {name: torch.zeros_like(self.weights.data) for name in _MOMENTS}
-        steps = {"step": torch.zeros((), device=self.weights.device)}
-        self.optimizer.state[self.weights] = steps | moments
-        current = self._tensors()
-        saved = checkpoint.load()
-        if saved is None:
-            return
-        tensors, progress = saved
-        self.generator.set_state(tensors.pop("generator"))
-        for name, tensor in tensors.items():
-            current[name].copy_(tensor)
-        self.step, self.loss_count = progress["step"], progress["loss_count"]
-        self.records = [Record(*record) for record in progress["records"]]
-        print(f"resuming training after step {self.step}, from {checkpoint.path}")
-
-    def _tensors(self) -> dict[str, Tensor]:
-        state = self.optimizer.state[self.weights]
-        return {
-            "weights": self.weights.data,
-            "average": self.average.data,
-            **{name: state[name] for name in ("step", *_MOMENTS)},
-            "generator": self.generator.get_state(),
-            "loss_sum": self.loss_sum,
-        }
+    Args:
+        task: Schedule, prediction type, and density of t.
+        test_points: Test points, model units, on the CPU.
+        seed: Seed of the training.
+    """
+    repeats = -(-_VALIDATION_POINTS // len(test_points))
+    x0 = test_points.repeat(repeats, 1)[:_VALIDATION_POINTS]
+    return task.validation_batch(x0, generator=stream(seed, "train/validation"))
 
 
-class _CheckpointTimer:
-    """Decides when a checkpoint is due: every second, and more rarely if saving one takes long."""
+def _chunks(
+    draw: Callable[..., TrainingBatch],
+    inputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+    generator: torch.Generator,
+    settings: TrainSettings,
+    start: int,
+) -> Iterator[_Chunk]:
+    """Draw the batches from step `start` on."""
+    chunk_steps = max(1, _CHUNK_POINTS // settings.batch)
+    for first in range(start, settings.steps, chunk_steps):
+        steps = min(chunk_steps, settings.steps - first)
+        state = generator.get_state()
+        x_t, t, target = draw(shape=(steps, settings.batch), generator=generator)
+        each = zip(*inputs(x_t, t), strict=True)
+        yield _Chunk(state, list(zip(each, target, strict=True)))
 
-    def __init__(self) -> None:
-        self.due = time.monotonic() + _CHECKPOINT_SECONDS
 
-    def is_due(self) -> bool:
-        return time.monotonic() >= self.due
+@runtime_checkable
+class _Gradient(Protocol):
+    """Computes the loss of a batch and its gradient; see `ddpm.networks.network.LossGradient`."""
 
-    def run(self, save: Callable[[], None]) -> None:
-        start = time.monotonic()
-        save()
-        end = time.monotonic()
-        self.due = end + max(_CHECKPOINT_SECONDS, _CHECKPOINT_RATIO * (end - start))
+    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]: ...
+    def __call__(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class _HasGradient(Protocol):
+    def loss_gradient(self, batch: int) -> _Gradient | None: ...
+
+
+class _Autograd:
+    """The gradient of any network."""
+
+    def __init__(self, network: nn.Module, weights: nn.Parameter) -> None:
+        self.network, self.weights = network, weights
+
+    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        return x_t, t
+
+    def __call__(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        self.weights.grad.zero_()  # type: ignore[union-attr]
+        x_t, t = inputs
+        loss = denoising_loss(self.network, TrainingBatch(x_t, t, target))
+        loss.backward()
+        return loss.detach()
+
+
+def _gradient(network: nn.Module, weights: nn.Parameter, batch: int) -> _Gradient:
+    """Choose the network's own code for loss and gradient, if it has any, or autograd."""
+    own = network.loss_gradient(batch) if isinstance(network, _HasGradient) else None
+    return own or _Autograd(network, weights)
 
 
 def _as_one_vector(network: nn.Module) -> nn.Parameter:

@@ -5,6 +5,7 @@ Readers take the name of the stage that writes the file, for the message.
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -51,9 +52,16 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as .npz."""
-    with pending(path) as temporary:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]  # its stub has no **arrays
+    """Write named arrays as .npz.
+
+    `np.savez` opens each entry before its size is known, and then Python's versions write different
+    headers.
+    """
+    with pending(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
 
 
 def read_points(path: Path, *, stage: str, n: int | None = None) -> np.ndarray:

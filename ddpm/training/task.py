@@ -1,0 +1,112 @@
+"""What the network learns: from clean points to the inputs and targets of the loss.
+
+    L = E_{t, x_0, eps} | network(x_t, t) - target(x_0, eps, t) |^2 / 2
+
+t has a density proportional to t^-p on (0, T]; p = 0 is uniform. A batch is stratified: the
+distribution of t is divided into as many equally probable parts as the batch has points, and one t
+is drawn from each. The loss then has the same mean as with independent t, and less variance.
+
+References:
+    Ho et al. 2020, eq. 14 and algorithm 1, https://arxiv.org/abs/2006.11239
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ddpm.core.params import LossSettings
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.predictions import Prediction
+from ddpm.diffusion.process import coefficients, q_sample
+from ddpm.diffusion.schedule import Schedule
+from ddpm.training.neighbours import CleanPoints, NeighbourSets
+
+# Real times are at least this. Below it float32 cannot tell x_t from x_0.
+_MIN_TIME = 1e-4
+# The validation loss has this many different times, so that an exact denoiser, which computes one
+# time after the other, can be evaluated on the same batch.
+_VALIDATION_TIMES = 500
+
+
+class TrainingBatch(NamedTuple):
+    """Inputs of the network, and the values that it should predict."""
+
+    x_t: Float[Tensor, "*chunk batch 2"]
+    t: Float[Tensor, "*chunk batch"]
+    target: Float[Tensor, "*chunk batch 2"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the network learns: a schedule, a prediction type, and the settings of the loss.
+
+    Example:
+        >>> import ddpm
+        >>> schedule = ddpm.make_schedule(ddpm.Linear(beta_start=1e-4, beta_end=0.02), T=1000)
+        >>> loss = LossSettings(neighbours=1, time_power=0, integer_times=True)
+        >>> task = Task(schedule, ddpm.PREDICTIONS["v"], loss)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> sets = NeighbourSets.of(torch.zeros(50, 2), 1, generator=generator)
+        >>> x_t, t, target = task.batch(sets, (8,), generator=generator)
+        >>> [int(time) // 125 for time in t - 1]  # one in each eighth of the range
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+
+    schedule: Schedule
+    prediction: Prediction
+    loss: LossSettings
+
+    def batch(
+        self, sets: NeighbourSets, shape: tuple[int, ...], *, generator: torch.Generator
+    ) -> TrainingBatch:
+        """Draw clean points and noise, at times that are stratified over each batch.
+
+        Args:
+            sets: Training points, model units, in the sets over which the targets are averaged.
+            shape: Shape of t; its last entry is the size of a batch.
+            generator: Source of the times, the noise and the choice of points, in this order.
+        """
+        dtype, device = sets.sets.dtype, sets.sets.device
+        strata = torch.rand(shape, generator=generator, device=device)
+        t = self.times((strata + torch.arange(shape[-1], device=device)) / shape[-1])
+        eps = torch.randn((*shape, 2), generator=generator, dtype=dtype, device=device)
+        a, sigma = coefficients(self.schedule, t, like=eps)
+        sigma_ve = (torch.as_tensor(sigma) / a)[..., 0]
+        return self._noised(sets.draw(sigma_ve, eps, generator=generator), t, eps)
+
+    def validation_batch(
+        self, points: Float[Tensor, "n 2"], *, generator: torch.Generator
+    ) -> TrainingBatch:
+        """Add noise to clean points at times that are spread evenly over their distribution."""
+        n = len(points)
+        count = min(n, _VALIDATION_TIMES)
+        strata = ((torch.arange(n) * count // n + 0.5) / count).to(points)
+        eps = torch.randn(points.shape, generator=generator, device=points.device)
+        # Points may come in any order, so that each gets a random time.
+        order = torch.randperm(n, generator=generator, device=points.device)
+        x0 = points[order]
+        return self._noised(CleanPoints(x0, x0, eps), self.times(strata), eps)
+
+    def times(self, strata: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Map values in [0, 1] to times, by the inverse of their cumulative distribution."""
+        T, power = self.schedule.T, 1 / (1 - self.loss.time_power)
+        t = (T * strata.cpu().double() ** power).to(strata)
+        return t.ceil().clamp(1, T) if self.loss.integer_times else t.clamp(_MIN_TIME, T)
+
+    def denoiser(self, network: nn.Module) -> Denoiser:
+        """Wrap a network that was trained on this task, to sample from it and to measure it."""
+        return Denoiser(network.eval(), self.prediction, self.schedule, torch.float32)
+
+    def _noised(self, clean: CleanPoints, t: Tensor, eps: Tensor) -> TrainingBatch:
+        a, sigma = coefficients(self.schedule, t, like=eps)
+        target = self.prediction.target(clean.mean_x0, clean.mean_eps, a, sigma)
+        return TrainingBatch(q_sample(self.schedule, clean.x0, t, eps), t.float(), target)
+
+
+def denoising_loss(network: nn.Module, batch: TrainingBatch) -> Float[Tensor, ""]:
+    """Mean squared error of the prediction, over points and coordinates."""
+    error: Tensor = network(batch.x_t, batch.t) - batch.target
+    return error.square().mean()
