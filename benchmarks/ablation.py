@@ -17,17 +17,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.copies import changed
+from benchmarks.copies import changed, present_params
 from benchmarks.few_evaluations import train_seed
-from benchmarks.resumable import Results, training_settings
+from benchmarks.resumable import Results, divergence, training_settings
 from ddpm.core.errors import UserError
 from ddpm.core.params import Params
-from ddpm.core.settings import PARAMS_FILE
-from ddpm.flow.likelihood import log_likelihood
-from ddpm.reference.estimates import mean_of
-from ddpm.reference.model_under_test import ModelUnderTest
 from stages.common.params import load_params
-from stages.common.yaml_loader import load_yaml
 
 _SEEDS, _POINTS, _TOLERANCE = range(3), 20_000, 1e-4
 _FILE = Path("benchmarks/ablation.json")
@@ -48,29 +43,16 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
 }
 
 
-def divergence(model: ModelUnderTest) -> float:
-    """KL(truth || model) in nats."""
-    x0 = model.fresh(_POINTS, "ablation")
-    values = log_likelihood(model.denoiser, x0, 0, tolerance=_TOLERANCE)
-    return mean_of(model.exact.log_density(x0, 0) - values).value
-
-
-def _written_params() -> dict[str, Any]:
-    values = load_yaml(Path(PARAMS_FILE).read_text(encoding="utf-8"))
-    assert isinstance(values, dict)
-    return values
-
-
 def measure(params: Params) -> None:
     """Measure the cells that are not in the file of results."""
     results = Results.resume(_FILE, training_settings(params, set()))
     cells = [(name, seed) for name in VARIANTS for seed in _SEEDS]
     missing = [cell for cell in cells if f"{cell[0]}, seed {cell[1]}" not in results.cells]
     for name, seed in tqdm(missing, desc="ablation", unit="model", disable=None):
-        values = changed(_written_params(), **VARIANTS[name], seed=seed, device="cpu")
+        values = changed(present_params(), **VARIANTS[name], seed=seed, device="cpu")
         with tempfile.TemporaryDirectory() as folder:
             model = train_seed(Params.model_validate(values), Path(folder))
-        kl = divergence(model)
+        kl = divergence(model, _POINTS, _TOLERANCE).value
         results.add(f"{name}, seed {seed}", {"kl": kl})
         print(f"{name}, seed {seed}: KL {kl:.4f}", flush=True)
 

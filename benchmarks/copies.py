@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ddpm.core.settings import PARAMS_FILE
 from stages.common.yaml_loader import load_yaml
 
 # Every size is as small as possible while every stage still does all of its work.
@@ -63,9 +64,15 @@ def copy_code(folder: Path) -> None:
 
 def write_changed_params(folder: Path, changes: Mapping[str, object]) -> None:
     """Write the present params.yaml, with dotted changes, to a folder."""
-    values = changed(load_yaml(Path("params.yaml").read_text(encoding="utf-8")), **changes)
-    text = yaml.safe_dump(values, sort_keys=False)
+    text = yaml.safe_dump(changed(present_params(), **changes), sort_keys=False)
     (folder / "params.yaml").write_text(text, encoding="utf-8")
+
+
+def present_params() -> dict[str, Any]:
+    """The present params.yaml, as plain values."""
+    values = load_yaml(Path(PARAMS_FILE).read_text(encoding="utf-8"))
+    assert isinstance(values, dict)
+    return values
 
 
 def changed(values: dict[str, Any], **changes: object) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -118,7 +119,7 @@ NATIVE = (
     *(Condition(2, variables) for variables in _VARIABLES),
 )
 # What a condition does not set is not set.
-_TRIED = {*_ONE, "OPENBLAS_NUM_THREADS", *(name for one in _VARIABLES for name in one)}
+_TRIED = {*_ONE, "OPENBLAS_NUM_THREADS", *itertools.chain.from_iterable(_VARIABLES)}
 
 
 class SkippedError(Exception):

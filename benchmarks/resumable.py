@@ -1,18 +1,24 @@
-"""The results of a study, in a JSON file to which each cell is added when it has been measured."""
+"""What the studies share: results that grow cell by cell, their command line, and a divergence."""
 
+import argparse
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.seeds import leaves
 from ddpm.core.errors import UserError
 from ddpm.core.files import reading
 from ddpm.core.params import Params
+from ddpm.flow.likelihood import log_likelihood
+from ddpm.reference.estimates import Mean, mean_of
+from ddpm.reference.model_under_test import ModelUnderTest
 from stages.common.files import write_json
 from stages.common.outputs import completing
 
+S = TypeVar("S")
 # What determines a trained network, apart from the seed and what a study varies.
 _DETERMINE = {
     *("dataset", "datasets", "data", "diffusion", "network", "networks", "loss", "train"),
@@ -74,3 +80,42 @@ class Results:
         self.cells[name] = values
         with completing():
             write_json(self.path, {"settings": self.settings, "cells": self.cells})
+
+
+def divergence(model: ModelUnderTest, n: int, tolerance: float) -> Mean:
+    """KL(truth || model) in nats, on n true points."""
+    x_t = model.noised(model.fresh(n, "study/kl"), model.t, "study/kl")
+    values = log_likelihood(model.denoiser, x_t, model.t, tolerance=tolerance)
+    return mean_of(model.exact.log_density(x_t, model.t) - values)
+
+
+def run_study(
+    doc: str | None,
+    full: S,
+    trial: S,
+    measure: Callable[[S], list[str] | None],
+    present: Callable[[S], None],
+) -> None:
+    """Measure what is missing of a study, and present it, as the command line asks for.
+
+    Args:
+        doc: The docstring of the study, whose first line describes it.
+        full: The study.
+        trial: A small one, with results of its own.
+        measure: Measures what is missing; it may return the names of experiments that failed.
+        present: Prints and draws the results.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--trial", action="store_true", help="small, into checkpoints/")
+    arguments = parser.parse_args()
+    study = trial if arguments.trial else full
+    try:
+        failed = None if arguments.table else measure(study)
+        present(study)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from here")
+    if failed:
+        sys.exit(f"error: {len(failed)} experiments failed; the same command tries them again")

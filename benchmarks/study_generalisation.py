@@ -11,11 +11,9 @@ each other. All cells share one scaling. After an interruption the same command 
 middle of a cell: its networks stay in checkpoints/ until it has been measured.
 """
 
-import argparse
 import itertools
 import math
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.resumable import Results, training_settings
+from benchmarks.resumable import Results, divergence, run_study, training_settings
 from ddpm.core.compute import stream
-from ddpm.core.errors import UserError
 from ddpm.core.files import replacing
 from ddpm.core.params import Params
 from ddpm.core.settings import choose
@@ -35,11 +32,9 @@ from ddpm.data.datasets import DATASETS
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import PREDICTIONS
-from ddpm.flow.likelihood import log_likelihood
 from ddpm.networks.registry import NETWORKS
 from ddpm.plots.style import MODEL, NOISE, TRUTH, save, styled
 from ddpm.reference.distribution import ExactDistribution
-from ddpm.reference.estimates import mean_of
 from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.studies.denoising import log_spaced
 from ddpm.studies.memorisation import Comparison, decades, denoiser_distances
@@ -115,12 +110,12 @@ TRAININGS: dict[str, Callable[[Params], Params]] = {
     "targets not averaged": lambda params: _updated(params, "loss", neighbours=1),
     "4 times the steps": lambda params: _updated(params, "train", steps=4 * params.train.steps),
 }
-_PIPELINE, *_OTHERS = TRAININGS
+_PIPELINE, *_CHANGED = TRAININGS
 
 
 def _grid(sizes: Sequence[int], repeated: Sequence[int]) -> list[Cell]:
-    others = itertools.product(_OTHERS, repeated)
-    return [*(Cell(_PIPELINE, n) for n in sizes), *itertools.starmap(Cell, others)]
+    changed = itertools.product(_CHANGED, repeated)
+    return [*(Cell(_PIPELINE, n) for n in sizes), *itertools.starmap(Cell, changed)]
 
 
 FULL = Study(
@@ -188,14 +183,8 @@ def measure_cell(cell: Cell, params: Params, sizes: Sizes) -> dict[str, Any]:
     models = [ModelUnderTest(network, exact, dataset, scaling, seed=0) for network in networks]
     optimal = [ExactDistribution.from_points(points, task.schedule) for points in samples]
     ranges = compare(models, [distribution.denoiser for distribution in optimal], sizes)
-    return {"kl": [divergence(model, sizes) for model in models]} | ranges
-
-
-def divergence(model: ModelUnderTest, sizes: Sizes) -> dict[str, float]:
-    """KL(truth || model) in nats."""
-    x_t = model.noised(model.fresh(sizes.likelihood, "study/kl"), model.t, "study/kl")
-    values = log_likelihood(model.denoiser, x_t, model.t, tolerance=sizes.tolerance)
-    return mean_of(model.exact.log_density(x_t, model.t) - values)._asdict()
+    divergences = [divergence(model, sizes.likelihood, sizes.tolerance) for model in models]
+    return {"kl": [mean._asdict() for mean in divergences]} | ranges
 
 
 def compare(
@@ -375,21 +364,5 @@ def present(study: Study) -> None:
         save(figure(results), path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="measure nothing")
-    parser.add_argument("--trial", action="store_true", help="small, into checkpoints/")
-    arguments = parser.parse_args()
-    study = TRIAL if arguments.trial else FULL
-    try:
-        if not arguments.table:
-            measure(study)
-        present(study)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
-
-
 if __name__ == "__main__":
-    main()
+    run_study(__doc__, FULL, TRIAL, measure, present)

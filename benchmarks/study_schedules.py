@@ -9,12 +9,10 @@ runs them. What a cell measured is moved to benchmarks/study_schedules.json, and
 removed. After an interruption the same command goes on: it takes over what DVC has finished since.
 """
 
-import argparse
 import itertools
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Container
@@ -26,8 +24,8 @@ import dvc.api
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.copies import changed
-from benchmarks.resumable import Results, training_settings
+from benchmarks.copies import changed, present_params
+from benchmarks.resumable import Results, run_study, training_settings
 from ddpm.core.errors import UserError
 from ddpm.core.files import replacing
 from ddpm.core.settings import PARAMS_FILE
@@ -193,10 +191,9 @@ def take_over(study: Study, results: Results, commit: str) -> None:
             while Queue.now().states.get(name) == "Running":
                 time.sleep(1)
     remove_from_queue(cells)
-    text = Path(PARAMS_FILE).read_text(encoding="utf-8")
     for name, reference in finished_experiments(commit).items():
         if name in cells:
-            expected = changed(load_yaml(text), **study.parameters(cells[name]))
+            expected = changed(present_params(), **study.parameters(cells[name]))
             if load_yaml(command("git", "show", f"{reference}:{PARAMS_FILE}")) == expected:
                 results.add(cells[name].name, measured(reference))
             command("dvc", "exp", "remove", name)
@@ -313,22 +310,5 @@ def present(study: Study) -> None:
         save(figure(results), path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="measure nothing")
-    parser.add_argument("--trial", action="store_true", help="two small cells, into checkpoints/")
-    arguments = parser.parse_args()
-    study = TRIAL if arguments.trial else FULL
-    try:
-        failed = [] if arguments.table else measure(study)
-        present(study)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
-    if failed:
-        sys.exit(f"error: {len(failed)} experiments failed; the same command tries them again")
-
-
 if __name__ == "__main__":
-    main()
+    run_study(__doc__, FULL, TRIAL, measure, present)
