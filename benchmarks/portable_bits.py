@@ -274,15 +274,13 @@ def train_steps(pinned: Mapping[str, str]) -> None:
 
     from ddpm.data.datasets import DATASETS
     from ddpm.data.scaling import Scaling
-    from ddpm.diffusion.predictions import PREDICTIONS
     from ddpm.networks.registry import NETWORKS
     from ddpm.training.loop import train
-    from ddpm.training.task import Task
     from stages.common.params import load_params, select
-    from stages.common.schedule import schedule_of
+    from stages.common.task import task_of
 
     params = load_params()
-    task = Task(schedule_of(params), PREDICTIONS[params.prediction], params.loss)
+    task = task_of(params)
     generator = torch.Generator().manual_seed(0)
     dataset = select(params, "dataset", DATASETS)
     points = dataset.sample(params.data.n_train, generator=generator).float()

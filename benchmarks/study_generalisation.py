@@ -27,11 +27,9 @@ from benchmarks.resumable import Results, divergence, run_study, training_settin
 from ddpm.core.compute import stream
 from ddpm.core.files import replacing
 from ddpm.core.params import Params
-from ddpm.core.settings import choose
 from ddpm.data.datasets import DATASETS
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
-from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.networks.registry import NETWORKS
 from ddpm.plots.style import MODEL, NOISE, TRUTH, save, styled
 from ddpm.reference.distribution import ExactDistribution
@@ -40,11 +38,10 @@ from ddpm.studies.denoising import log_spaced
 from ddpm.studies.memorisation import Comparison, decades, denoiser_distances
 from ddpm.training.checkpoint import Checkpoint
 from ddpm.training.loop import train
-from ddpm.training.task import Task
 from stages import CODE
 from stages.common.params import load_params, select
 from stages.common.paths import CHECKPOINTS
-from stages.common.schedule import schedule_of
+from stages.common.task import task_of
 
 _SEEDS = range(3)
 _FILE = Path("benchmarks/study_generalisation.json")
@@ -156,8 +153,7 @@ def measure_cell(cell: Cell, params: Params, sizes: Sizes) -> dict[str, Any]:
     """
     changed = TRAININGS[cell.training](params)
     dataset = select(params, "dataset", DATASETS)
-    prediction = choose("prediction", params.prediction, PREDICTIONS)
-    task = Task(schedule_of(params), prediction, changed.loss)
+    task = task_of(changed)
     many = dataset.sample(_SCALING_POINTS, generator=stream(0, "study/scaling"))
     scaling = Scaling.from_points(many)
     test_points = scaling.to_model(many[:_TEST_POINTS]).float()

@@ -13,18 +13,15 @@ import torch
 from torch import nn
 
 from ddpm.core.compute import stream
-from ddpm.core.settings import choose
 from ddpm.data.datasets import DATASETS
 from ddpm.data.scaling import Scaling
-from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.networks.mlp import ResidualMLP
 from ddpm.networks.mlp_gradient import MLPGradient
 from ddpm.networks.registry import NETWORKS
 from ddpm.training import loop
 from ddpm.training.neighbours import NeighbourSets
-from ddpm.training.task import Task
 from stages.common.params import load_params, select
-from stages.common.schedule import schedule_of
+from stages.common.task import task_of
 
 _ROUNDS, _SECONDS = 7, 0.15
 
@@ -54,8 +51,7 @@ def multiplications(network: ResidualMLP) -> int:
 
 def main() -> None:
     params = load_params()
-    prediction = choose("prediction", params.prediction, PREDICTIONS)
-    task = Task(schedule_of(params), prediction, params.loss)
+    task = task_of(params)
     points = select(params, "dataset", DATASETS).sample(
         params.data.n_train, generator=stream(0, "points")
     )

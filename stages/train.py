@@ -4,17 +4,15 @@ import torch
 
 from ddpm.core.compute import device_name, stream
 from ddpm.core.files import sha256
-from ddpm.core.settings import Settings, choose
+from ddpm.core.settings import Settings
 from ddpm.data.datasets import DATASETS
 from ddpm.data.scaling import Scaling
-from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.networks.model_file import ModelDescription, NamedSettings, save_model
 from ddpm.networks.registry import NETWORKS
 from ddpm.training.checkpoint import Checkpoint
 from ddpm.training.loop import train
 from ddpm.training.progress import Record
-from ddpm.training.task import Task
 from stages import CODE
 from stages.common.device import device_of
 from stages.common.files import read_points
@@ -23,8 +21,9 @@ from stages.common.outputs import pending
 from stages.common.params import load_params, select
 from stages.common.paths import CHECKPOINTS, MODEL, TEST, TRAIN, TRAINING_CSV
 from stages.common.run import run
-from stages.common.schedule import refuse_eps_without_signal, schedule_of
+from stages.common.schedule import refuse_eps_without_signal
 from stages.common.tables import write_table
+from stages.common.task import task_of
 
 
 def main() -> None:
@@ -32,8 +31,7 @@ def main() -> None:
     params = load_params()
     device = device_of(params)
     refuse_eps_without_signal(params)
-    prediction = choose("prediction", params.prediction, PREDICTIONS)
-    task = Task(schedule_of(params), prediction, params.loss)
+    task = task_of(params)
     points = torch.from_numpy(read_points(TRAIN, stage="generate", n=params.data.n_train))
     test_points = torch.from_numpy(read_points(TEST, stage="generate", n=params.data.n_test))
     scaling = Scaling.from_points(points)

@@ -10,6 +10,7 @@ from ddpm.core.params import LossSettings
 from ddpm.data.datasets import SPIRAL
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.predictions import PREDICTIONS
+from ddpm.diffusion.process import coefficients
 from ddpm.reference.distribution import ExactDistribution
 from ddpm.training.neighbours import NeighbourSets
 from ddpm.training.task import Task, TrainingBatch
@@ -96,7 +97,8 @@ def batches(points: Tensor, prediction: str, t: float) -> tuple[TrainingBatch, T
     clean = sets.draw(torch.full((n,), sigma / a), eps, generator=stream(2, "draw"))
     single = clean._replace(mean_x0=clean.x0, mean_eps=eps)
     times = torch.full((n,), t)
-    averaged, plain = (task._noised(points_, times, eps) for points_ in (clean, single))
+    levels = coefficients(task.schedule, times, like=eps)
+    averaged, plain = (task._noised(points_, times, eps, *levels) for points_ in (clean, single))
     assert torch.equal(averaged.x_t, plain.x_t)
     return averaged, plain.target
 

@@ -68,7 +68,11 @@ def q_sample(schedule: Schedule, x0: Batch, t: Times, eps: Batch) -> Batch:
     References:
         Ho et al. 2020, eq. 4.
     """
-    a, sigma = coefficients(schedule, t, x0)
+    return add_noise(x0, eps, *coefficients(schedule, t, x0))
+
+
+def add_noise(x0: Batch, eps: Batch, a: Coefficient, sigma: Coefficient) -> Batch:
+    """Compute x_t from coefficients that `coefficients` has looked up; see `q_sample`."""
     return a * x0 + sigma * eps
 
 

@@ -25,9 +25,10 @@ from torch.nn.functional import silu
 from typing_extensions import override
 
 from ddpm.core.compute import sqrt
+from ddpm.core.gradient import LossGradient
 from ddpm.core.settings import Integer, Positive
 from ddpm.networks.mlp_gradient import MLPGradient
-from ddpm.networks.network import LossGradient, Network, NetworkSettings
+from ddpm.networks.network import Network, NetworkSettings
 
 _DIMENSIONS = 2
 # The slowest feature makes a quarter turn over t = 0 ... T, and the fastest 16 turns.

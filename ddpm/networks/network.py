@@ -1,25 +1,14 @@
 """Base classes of networks: settings that build one, reproducible initial weights, `forward`."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
+from ddpm.core.gradient import LossGradient
 from ddpm.core.settings import Settings
-
-
-@runtime_checkable
-class LossGradient(Protocol):
-    """Computes the mean squared error of a batch and its gradient, where autograd would be slow."""
-
-    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        """Compute what depends on no weight, with the leading axes of x_t and t."""
-
-    def __call__(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-        """Compute the loss of one batch, and store its gradient in those of the weights."""
 
 
 class Network(nn.Module, ABC):

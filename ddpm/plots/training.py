@@ -27,9 +27,10 @@ def training_curve(curve: pd.DataFrame, least: float) -> Figure:
     rate.plot(curve["step"], curve["lr"], color=TRUTH)
     rate.set_title("learning rate")
     norm.plot(curve["step"], curve["grad_norm"], color=NOISE, linewidth=1)
-    norm.set_title("gradient norm of one step")
+    norm.set_title("norm of the gradient")
     for axes in (loss, excess, rate, norm):
         axes.set_xlabel("step")
+        axes.locator_params(axis="x", nbins=4)
         axes.grid(alpha=0.3)
     for axes in (loss, rate, norm):
         axes.set_ylim(bottom=0)

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ddpm.core.compute import ahead, one_thread_for_matrices, stream
 from ddpm.core.errors import UserError
+from ddpm.core.gradient import HasLossGradient, LossGradient
 from ddpm.core.params import TrainSettings
 from ddpm.training.checkpoint import Checkpoint
 from ddpm.training.neighbours import NeighbourSets
@@ -165,19 +166,6 @@ def _chunks(
         yield _Chunk(state, list(zip(each, target, strict=True)))
 
 
-@runtime_checkable
-class _Gradient(Protocol):
-    """Computes the loss of a batch and its gradient; see `ddpm.networks.network.LossGradient`."""
-
-    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]: ...
-    def __call__(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class _HasGradient(Protocol):
-    def loss_gradient(self, batch: int) -> _Gradient | None: ...
-
-
 class _Autograd:
     """The gradient of any network."""
 
@@ -195,9 +183,9 @@ class _Autograd:
         return loss.detach()
 
 
-def _gradient(network: nn.Module, weights: nn.Parameter, batch: int) -> _Gradient:
+def _gradient(network: nn.Module, weights: nn.Parameter, batch: int) -> LossGradient:
     """Choose the network's own code for loss and gradient, if it has any, or autograd."""
-    own = network.loss_gradient(batch) if isinstance(network, _HasGradient) else None
+    own = network.loss_gradient(batch) if isinstance(network, HasLossGradient) else None
     return own or _Autograd(network, weights)
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ddpm.core.params import LossSettings
 from ddpm.diffusion.denoiser import Denoiser
-from ddpm.diffusion.predictions import Prediction
-from ddpm.diffusion.process import coefficients, q_sample
+from ddpm.diffusion.predictions import Coefficient, Prediction
+from ddpm.diffusion.process import add_noise, coefficients
 from ddpm.diffusion.schedule import Schedule
 from ddpm.training.neighbours import CleanPoints, NeighbourSets
 
@@ -75,7 +75,7 @@ class Task:
         eps = torch.randn((*shape, 2), generator=generator, dtype=dtype, device=device)
         a, sigma = coefficients(self.schedule, t, like=eps)
         sigma_ve = (torch.as_tensor(sigma) / a)[..., 0]
-        return self._noised(sets.draw(sigma_ve, eps, generator=generator), t, eps)
+        return self._noised(sets.draw(sigma_ve, eps, generator=generator), t, eps, a, sigma)
 
     def validation_batch(
         self, points: Float[Tensor, "n 2"], *, generator: torch.Generator
@@ -88,7 +88,9 @@ class Task:
         # Points may come in any order, so that each gets a random time.
         order = torch.randperm(n, generator=generator, device=points.device)
         x0 = points[order]
-        return self._noised(CleanPoints(x0, x0, eps), self.times(strata), eps)
+        t = self.times(strata)
+        a, sigma = coefficients(self.schedule, t, like=eps)
+        return self._noised(CleanPoints(x0, x0, eps), t, eps, a, sigma)
 
     def times(self, strata: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Map values in [0, 1] to times, by the inverse of their cumulative distribution."""
@@ -100,10 +102,11 @@ class Task:
         """Wrap a network that was trained on this task, to sample from it and to measure it."""
         return Denoiser(network.eval(), self.prediction, self.schedule, torch.float32)
 
-    def _noised(self, clean: CleanPoints, t: Tensor, eps: Tensor) -> TrainingBatch:
-        a, sigma = coefficients(self.schedule, t, like=eps)
+    def _noised(
+        self, clean: CleanPoints, t: Tensor, eps: Tensor, a: Coefficient, sigma: Coefficient
+    ) -> TrainingBatch:
         target = self.prediction.target(clean.mean_x0, clean.mean_eps, a, sigma)
-        return TrainingBatch(q_sample(self.schedule, clean.x0, t, eps), t.float(), target)
+        return TrainingBatch(add_noise(clean.x0, eps, a, sigma), t.float(), target)
 
 
 def denoising_loss(network: nn.Module, batch: TrainingBatch) -> Float[Tensor, ""]:

@@ -1,0 +1,27 @@
+"""How a network may offer code of its own for the gradient of the loss.
+
+Networks implement it and the training loop calls it; the two rooms do not import each other.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class LossGradient(Protocol):
+    """Computes the mean squared error of a batch, and its gradient."""
+
+    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        """Compute what depends on no weight, with the leading axes of x_t and t."""
+
+    def __call__(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        """Compute the loss of one batch, and store its gradient in those of the weights."""
+
+
+@runtime_checkable
+class HasLossGradient(Protocol):
+    """A network that may have such code."""
+
+    def loss_gradient(self, batch: int) -> LossGradient | None:
+        """Return the code for batches of this size; None leaves it to autograd."""
