@@ -16,10 +16,8 @@ References:
 import bisect
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Float64
@@ -27,7 +25,6 @@ from torch import Tensor
 
 from ddpm.core.compute import log, sqrt
 
-V = TypeVar("V", float, Tensor)
 # T + 1 entries, at t = 0 ... T.
 Table = Float64[Tensor, " times"]
 # T entries, at t = 1 ... T.
@@ -130,10 +127,11 @@ class Schedule:
         t = t.double()
         k = t.long().clamp(max=self.T - 1)
         h = t - k
-        coefficients = self._coefficient_table[k].unbind(-1)
-        log_alpha_bar = _polynomial(coefficients, h)
+        start, slope, square, cube = self._coefficient_table[k].unbind(-1)
+        # As in `_cubic`, which runs thousands of times to find one time and calls nothing for it.
+        log_alpha_bar = start + h * (slope + h * (square + h * cube))
         if not self.has_terminal_signal:
-            last = coefficients[0] + 2 * torch.log1p(-h)
+            last = start + 2 * torch.log1p(-h)
             log_alpha_bar = torch.where(k == self.T - 1, last, log_alpha_bar)
         return (log_alpha_bar / 2).exp(), sqrt(-torch.expm1(log_alpha_bar))
 
@@ -169,11 +167,11 @@ class Schedule:
 
     def _cubic(self, k: int, h: float) -> float:
         """Evaluate log alpha_bar at k + h, 0 <= h <= 1, by the Hermite cubic of cell k."""
-        start, slope, *_ = self._coefficients[k]
+        start, slope, square, cube = self._coefficients[k]
         if math.isinf(slope):
             # The last cell of a schedule without terminal signal, where sqrt(alpha_bar) is linear.
             return start + 2 * math.log1p(-h) if h < 1 else slope
-        return _polynomial(self._coefficients[k], h)
+        return start + h * (slope + h * (square + h * cube))
 
     @cached_property
     def _coefficients(self) -> list[tuple[float, float, float, float]]:
@@ -219,9 +217,3 @@ class Schedule:
         limits = [3 * max(pair) for pair in itertools.pairwise((chords[0], *chords, chords[-1]))]
         slopes = zip((first, *inner, last), limits, strict=True)
         return [min(0.0, max(slope, limit)) for slope, limit in slopes]
-
-
-def _polynomial(coefficients: Sequence[V], h: V) -> V:
-    """Evaluate the polynomial with these coefficients of 1, h, h^2 and h^3."""
-    start, slope, square, cube = coefficients
-    return start + h * (slope + h * (square + h * cube))
