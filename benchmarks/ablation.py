@@ -40,6 +40,7 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     },
     "6,000 steps": {"train.steps": 6000},
     "learning rate 0.004": {"train.lr": 0.004},
+    "no weight decay": {"train.weight_decay": 0},
 }
 
 

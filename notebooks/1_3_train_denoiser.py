@@ -20,7 +20,7 @@ import torch
 import ddpm
 
 QUICK = bool(os.environ.get("QUICK"))  # smaller sizes, for an automatic check
-steps = 400 if QUICK else 5000
+steps = 800 if QUICK else 5000
 LOAD = False  # True: load the pipeline's model, if there is one, instead of training
 plt.rcParams["figure.dpi"] = 75
 

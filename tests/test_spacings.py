@@ -3,7 +3,7 @@ import math
 
 import pytest
 from conftest import shipped_schedule
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm.core.errors import UserError
@@ -17,6 +17,7 @@ from ddpm.sampling.spacings import (
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(SPACINGS)), st.sampled_from(list(SCHEDULES)), st.data())
 def test_times_decrease_and_stay_in_the_range_of_the_schedule(
     spacing: str, name: str, data: st.DataObject
