@@ -25,6 +25,7 @@ from dvc_project import STAGES, Project
 from test_project import tracked
 
 from benchmarks import (
+    ablation,
     libraries,
     libraries_table,
     metrics,
@@ -287,6 +288,11 @@ def test_the_tables_of_the_studies_are_those_that_are_printed(
     results = Results.read(study_generalisation.FULL.file)
     for table in (study_generalisation.table, study_generalisation.transitions):
         assert f"\n{table(results)}\n" in text_of("docs/generalisation.md")
+
+
+def test_the_table_of_the_ablation_is_the_one_that_is_printed() -> None:
+    table = ablation.table(Results.read(ROOT / "benchmarks/ablation.json"))
+    assert f"\n{table}\n" in text_of("docs/training.md")
 
 
 def test_the_readmes_table_of_results_is_the_one_that_is_printed() -> None:
