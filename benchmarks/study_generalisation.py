@@ -14,7 +14,7 @@ middle of a cell: its networks stay in checkpoints/ until it has been measured.
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.resumable import Results, divergence, run_study, training_settings
 from ddpm.core.compute import stream
+from ddpm.core.errors import UserError
 from ddpm.core.files import replacing
 from ddpm.core.params import Params
 from ddpm.data.datasets import DATASETS
@@ -48,6 +49,8 @@ _FILE = Path("benchmarks/study_generalisation.json")
 _FIGURE = Path("docs/generalisation.png")
 # True points from which the scaling is computed, and points for the loss that training reports.
 _SCALING_POINTS, _TEST_POINTS = 1_000_000, 1000
+# A mean log-ratio of more nats comes from points that were driven away exponentially.
+_RUNAWAY = 1e4
 
 
 class Sizes(NamedTuple):
@@ -147,9 +150,9 @@ def measure_cell(cell: Cell, params: Params, sizes: Sizes) -> dict[str, Any]:
     """Train the networks of a cell, and measure them.
 
     Returns:
-        `kl`, and for each range of t the mean squared distances between two x0_hat: `to_truth`,
-        `to_sample`, `truth_to_sample` and `to_another`, and `share`. Each is a list over the seeds,
-        but `to_another`: over the pairs of seeds.
+        `kl` (None if points run away), and for each range of t the mean squared distances between
+        two x0_hat: `to_truth`, `to_sample`, `truth_to_sample` and `to_another`, and `share`. Each
+        is a list over the seeds, but `to_another`: over the pairs of seeds.
     """
     changed = TRAININGS[cell.training](params)
     dataset = select(params, "dataset", DATASETS)
@@ -179,8 +182,16 @@ def measure_cell(cell: Cell, params: Params, sizes: Sizes) -> dict[str, Any]:
     models = [ModelUnderTest(network, exact, dataset, scaling, seed=0) for network in networks]
     optimal = [ExactDistribution.from_points(points, task.schedule) for points in samples]
     ranges = compare(models, [distribution.denoiser for distribution in optimal], sizes)
-    divergences = [divergence(model, sizes.likelihood, sizes.tolerance) for model in models]
-    return {"kl": [mean._asdict() for mean in divergences]} | ranges
+    return {"kl": [_kl(model, sizes) for model in models]} | ranges
+
+
+def _kl(model: ModelUnderTest, sizes: Sizes) -> dict[str, float] | None:
+    """KL(truth || model), or None if points run away along the flow of a network that overfits."""
+    try:
+        mean = divergence(model, sizes.likelihood, sizes.tolerance)
+    except UserError:
+        return None
+    return mean._asdict() if mean.value < _RUNAWAY else None
 
 
 def compare(
@@ -250,14 +261,21 @@ def table(results: Results) -> str:
     for training in TRAININGS:
         for n in sizes_of(results, training):
             cell = results.cells[Cell(training, n).name]
-            kl = [mean["value"] for mean in cell["kl"]]
+            kl = _divergences(cell)
             distances = [
                 " / ".join(f"{statistics.mean(cell[name][key]):.1e}" for key in _DISTANCES)
                 for name in ranges
             ]
-            shown = f"{statistics.mean(kl):.4g}, sd {statistics.stdev(kl):.1g}"
+            shown = f"{statistics.mean(kl):.4g}" if kl else "infinite"
+            shown += f", sd {statistics.stdev(kl):.1g}" if len(kl) > 1 else ""
+            shown += f" ({len(kl)} of {len(_SEEDS)} seeds)" if 0 < len(kl) < len(_SEEDS) else ""
             lines.append(f"| {n:,} | {training} | {shown} | {' | '.join(distances)} |")
     return "\n".join(lines)
+
+
+def _divergences(cell: Mapping[str, Any]) -> list[float]:
+    """KL of the seeds that have one."""
+    return [mean["value"] for mean in cell["kl"] if mean is not None]
 
 
 def transitions(results: Results) -> str:
@@ -320,7 +338,7 @@ def figure(results: Results) -> Figure:
     """KL and distances over the number of training points: means over the seeds."""
     drawn = Figure(figsize=(9, 6.4), layout="constrained")
     panels = list(drawn.subplots(2, 2, sharex=True).flat)
-    _lines(panels[0], results, lambda cell: [mean["value"] for mean in cell["kl"]], "black")
+    _lines(panels[0], results, _divergences, "black")
     panels[0].set_title("KL(truth || model), nats")
     for training, marker in _MARKERS.items():
         panels[0].plot([], [], marker, color="black", fillstyle="none", label=training)
@@ -345,7 +363,8 @@ def _lines(
     """Draw means over the seeds: a line for the pipeline's training, markers for the others."""
     for training, marker in _MARKERS.items():
         sizes = sizes_of(results, training)
-        means = [statistics.mean(values(results.cells[Cell(training, n).name])) for n in sizes]
+        measured = [values(results.cells[Cell(training, n).name]) for n in sizes]
+        means = [statistics.mean(seeds) if seeds else math.nan for seeds in measured]
         line = "-" if training == _PIPELINE else ""
         axes.plot(sizes, means, line, marker=marker, fillstyle="none", markersize=5, color=color)
 

@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import write_params
 from exact_cases import gaussian_model
 
@@ -130,6 +132,26 @@ def known(kl: float, to_truth: float, to_sample: float) -> dict[str, Any]:
     }
     ranges = dict.fromkeys(("t_1_to_9", "t_10_to_99", "t_100_to_1000"), distances)
     return {"kl": [{"value": kl + k, "se": 0.1} for k in (-1, 0, 1)]} | ranges
+
+
+def test_a_network_from_which_points_run_away_has_no_divergence() -> None:
+    model = gaussian_model(T=100)
+    slope = torch.tensor([0.0])
+
+    def repel(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return slope * x
+
+    repelling = replace(model, denoiser=replace(model.denoiser, function=repel))
+    assert study_generalisation._kl(repelling, SIZES) is not None
+    for slope.data in (torch.tensor([30.0]), torch.tensor([1e9])):  # far away, or beyond the solver
+        assert study_generalisation._kl(repelling, SIZES) is None
+    cells = {
+        Cell(PIPELINE, n).name: known(4.0, 1e-2, 1e-3) | {"kl": kl}
+        for n, kl in ((10, [None] * 3), (20, [None, {"value": 2.0}, None]))
+    }
+    rows = table(Results(Path("study.json"), {}, cells)).splitlines()
+    assert [row.split(" | ")[2] for row in rows[2:]] == ["infinite", "2 (1 of 3 seeds)"]
+    figure(Results(Path("study.json"), {}, cells))
 
 
 def test_tables_and_figure_show_the_means_over_seeds() -> None:
