@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -75,16 +76,17 @@ class Quality(NamedTuple):
 
 def train_seed(params: Params, folder: Path) -> ModelUnderTest:
     """Make data and model of a seed in a folder, by the pipeline's own stages."""
-    data, model = folder / "train.npy", folder / "model.safetensors"
-    for stage in (generate, train):
-        stage.load_params = lambda: params
-    generate.TRAIN, generate.TEST = data, folder / "test.npy"
-    train.TRAIN, train.TEST = data, folder / "test.npy"
-    train.MODEL, train.TRAINING_CSV = model, folder / "training.csv"
-    train.CHECKPOINTS = folder
-    for stage in (generate, train):
-        with completing():
-            stage.main()
+    model = folder / "model.safetensors"
+    places = {
+        "load_params": lambda: params,
+        "TRAIN": folder / "train.npy",
+        "TEST": folder / "test.npy",
+    }
+    results = {"MODEL": model, "TRAINING_CSV": folder / "training.csv", "CHECKPOINTS": folder}
+    with patch.multiple(generate, **places), patch.multiple(train, **places, **results):
+        for stage in (generate, train):
+            with completing():
+                stage.main()
     return load_model_under_test(model)
 
 
