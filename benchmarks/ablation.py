@@ -2,30 +2,53 @@
 
 python -m benchmarks.ablation           # `make ablation`: measure what is missing
 python -m benchmarks.ablation --table   # print the table of docs/training.md
+python -m benchmarks.ablation --trial   # two small variants into checkpoints/, in seconds
 
 A cell is a change of the parameters and a seed, which has data, initial weights, batches and true
-points of its own. Its model comes from the pipeline's own stages; KL(truth || model) is measured on
-20,000 true points. Cells that are in benchmarks/ablation.json are not measured again.
+points of its own. Its model comes from the pipeline's own stages. Cells that are in
+benchmarks/ablation.json are not measured again. The variants of a seed are measured on the same
+true points, so that their differences are paired.
 """
 
+import itertools
 import statistics
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from benchmarks.copies import changed, present_params
 from benchmarks.few_evaluations import train_seed
-from benchmarks.resumable import Results, divergence, training_settings
-from ddpm.core.errors import UserError
+from benchmarks.resumable import Results, divergence, run_study, training_settings
 from ddpm.core.params import Params
 from stages.common.params import load_params
+from stages.common.paths import CHECKPOINTS
 
-_SEEDS, _POINTS, _TOLERANCE = range(3), 20_000, 1e-4
 _FILE = Path("benchmarks/ablation.json")
+
+
+class Study(NamedTuple):
+    """What is measured, and where the results are.
+
+    Attributes:
+        variants: Changes of dotted parameters, by the name of the variant; the first is none.
+        seeds: Seeds of each variant.
+        common: Changes of all variants.
+        points: True points behind each KL.
+        tolerance: Tolerance of the solver of the probability flow.
+        file: The results.
+    """
+
+    variants: Mapping[str, Mapping[str, Any]]
+    seeds: Sequence[int]
+    common: Mapping[str, Any]
+    points: int
+    tolerance: float
+    file: Path
+
+
 VARIANTS: dict[str, Mapping[str, Any]] = {
     "as shipped": {},
     "targets not averaged": {"loss.neighbours": 1},
@@ -42,45 +65,62 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "learning rate 0.004": {"train.lr": 0.004},
     "no weight decay": {"train.weight_decay": 0},
 }
+FULL = Study(VARIANTS, range(3), {}, 20_000, 1e-5, _FILE)
+TRIAL = Study(
+    dict(itertools.islice(VARIANTS.items(), 2)),
+    range(2),
+    {"data.n_train": 1000, "train.steps": 200},
+    200,
+    1e-3,
+    CHECKPOINTS / _FILE.name,
+)
 
 
-def measure(params: Params) -> None:
+def measure(study: Study) -> None:
     """Measure the cells that are not in the file of results."""
-    results = Results.resume(_FILE, training_settings(params, set()))
-    cells = [(name, seed) for name in VARIANTS for seed in _SEEDS]
-    missing = [cell for cell in cells if f"{cell[0]}, seed {cell[1]}" not in results.cells]
-    for name, seed in tqdm(missing, desc="ablation", unit="model", disable=None):
-        values = changed(present_params(), **VARIANTS[name], seed=seed, device="cpu")
+    measurement = study._asdict() | {"seeds": "", "file": ""}
+    results = Results.resume(study.file, training_settings(load_params(), set()) | measurement)
+    cells = [
+        cell
+        for cell in itertools.product(study.variants, study.seeds)
+        if _name(*cell) not in results.cells
+    ]
+    for variant, seed in tqdm(cells, desc="ablation", unit="model", disable=None):
+        changes = {**study.common, **study.variants[variant], "seed": seed, "device": "cpu"}
+        values = changed(present_params(), **changes)
         with tempfile.TemporaryDirectory() as folder:
             model = train_seed(Params.model_validate(values), Path(folder))
-        kl = divergence(model, _POINTS, _TOLERANCE).value
-        results.add(f"{name}, seed {seed}", {"kl": kl})
-        print(f"{name}, seed {seed}: KL {kl:.4f}", flush=True)
+        kl = divergence(model, study.points, study.tolerance)
+        results.add(_name(variant, seed), {"kl": kl._asdict()})
+        print(f"{_name(variant, seed)}: KL {kl.value:.4f}", flush=True)
 
 
-def table(results: Results) -> str:
-    """Mean and standard deviation of the KL over the seeds, as Markdown."""
-    lines = ["| recipe | KL over three seeds | times as shipped |", "|---|---|---|"]
-    shipped = None
-    for name in VARIANTS:
-        kls = [results.cells[f"{name}, seed {seed}"]["kl"] for seed in _SEEDS]
-        mean = statistics.mean(kls)
-        shipped = shipped or mean
-        lines.append(
-            f"| {name} | {mean:.4f}, sd {statistics.stdev(kls):.4f} | {mean / shipped:.1f} |"
-        )
+def table(study: Study, results: Results) -> str:
+    """KL of the variants that have all seeds, and its difference from the first, as Markdown."""
+    lines = ["| recipe | KL over three seeds | minus that as shipped |", "|---|---|---|"]
+    shipped: list[float] = []
+    for variant in study.variants:
+        cells = [results.cells.get(_name(variant, seed)) for seed in study.seeds]
+        kls = [cell["kl"]["value"] for cell in cells if cell is not None]
+        if len(kls) < len(cells):
+            continue
+        shipped = shipped or kls
+        differences = [kl - other for kl, other in zip(kls, shipped, strict=True)]
+        mean, se = statistics.mean(differences), statistics.stdev(differences) / len(kls) ** 0.5
+        difference = f"{mean:+.4f} ± {se:.4f}" if kls is not shipped else ""
+        shown = f"{statistics.mean(kls):.4f}, sd {statistics.stdev(kls):.4f}"
+        lines.append(f"| {variant} | {shown} | {difference} |")
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
-    try:
-        if arguments == ["--table"]:
-            print(table(Results.read(_FILE)))
-        else:
-            measure(load_params())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+def present(study: Study) -> None:
+    """Print the table."""
+    print(table(study, Results.read(study.file)))
+
+
+def _name(variant: str, seed: int) -> str:
+    return f"{variant}, seed {seed}"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_study(__doc__, FULL, TRIAL, measure, present)

@@ -36,7 +36,7 @@ class Results:
     """The cells that have been measured, and the settings that they have in common.
 
     Attributes:
-        path: The file.
+        path: The file, which the target of make with its name, up to "_", makes.
         settings: Parameters and sizes of the measurement, by section.
         cells: What was measured, by the name of the cell.
     """
@@ -71,7 +71,7 @@ class Results:
         Raises:
             UserError: If it is missing or damaged.
         """
-        with reading(path, "make it with `make study`"):
+        with reading(path, f"make it with `make {path.stem.partition('_')[0]}`"):
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(path, values["settings"], values["cells"])
 

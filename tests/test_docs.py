@@ -291,7 +291,7 @@ def test_the_tables_of_the_studies_are_those_that_are_printed(
 
 
 def test_the_table_of_the_ablation_is_the_one_that_is_printed() -> None:
-    table = ablation.table(Results.read(ROOT / "benchmarks/ablation.json"))
+    table = ablation.table(ablation.FULL, Results.read(ROOT / ablation.FULL.file))
     assert f"\n{table}\n" in text_of("docs/training.md")
 
 

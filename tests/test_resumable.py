@@ -1,9 +1,10 @@
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import shipped
 
-from benchmarks.resumable import Results, training_settings
+from benchmarks.resumable import Results, run_study, training_settings
 from ddpm.core.errors import UserError
 from ddpm.core.params import Params
 
@@ -34,6 +35,8 @@ def test_a_missing_or_damaged_file_gives_one_line(tmp_path: Path) -> None:
     path = tmp_path / "study.json"
     with pytest.raises(UserError, match=r"study\.json is missing; make it with `make study`"):
         Results.read(path)
+    with pytest.raises(UserError, match="make it with `make ablation`"):
+        Results.read(tmp_path / "ablation.json")
     path.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"study\.json cannot be used \(.*\); make it with"):
         Results.read(path)
@@ -46,3 +49,49 @@ def test_settings_are_those_that_determine_a_network() -> None:
     varied = {"seed", "schedule", "data", "sample", "measure_model", "device"}
     assert not settings.keys() & varied
     assert {"train", "networks", "schedules", "diffusion", "datasets"} <= settings.keys()
+
+
+def test_a_study_is_measured_and_presented_as_the_command_line_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def run(*arguments: str, failed: list[str] | None = None) -> None:
+        def measure(study: str) -> list[str] | None:
+            calls.append(f"measure {study}")
+            return failed
+
+        def present(study: str) -> None:
+            calls.append(f"present {study}")
+
+        monkeypatch.setattr(sys, "argv", ["study", *arguments])
+        run_study("A study.", "full", "trial", measure, present)
+
+    run()
+    run("--trial")
+    run("--table")
+    assert calls == [
+        *("measure full", "present full", "measure trial", "present trial", "present full")
+    ]
+    with pytest.raises(SystemExit, match="error: 2 experiments failed; the same command tries"):
+        run(failed=["a", "b"])
+    with pytest.raises(SystemExit, match="2"):
+        run("--tabel")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt(), "interrupted; the same command goes on from here"),
+        (UserError("no such file"), "error: no such file"),
+    ],
+)
+def test_a_study_that_stops_says_why(
+    error: BaseException, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["study"])
+    with pytest.raises(SystemExit, match=message):
+        run_study("A study.", "full", "trial", measure, lambda _: None)
