@@ -78,8 +78,13 @@ TRIAL = Study(
 
 def measure(study: Study) -> None:
     """Measure the cells that are not in the file of results."""
-    measurement = study._asdict() | {"seeds": "", "file": ""}
-    results = Results.resume(study.file, training_settings(load_params(), set()) | measurement)
+    settings = training_settings(load_params(), set()) | {
+        "variants": study.variants,
+        "common": study.common,
+        "points": study.points,
+        "tolerance": study.tolerance,
+    }
+    results = Results.resume(study.file, settings)
     cells = [
         cell
         for cell in itertools.product(study.variants, study.seeds)
@@ -97,7 +102,8 @@ def measure(study: Study) -> None:
 
 def table(study: Study, results: Results) -> str:
     """KL of the variants that have all seeds, and its difference from the first, as Markdown."""
-    lines = ["| recipe | KL over three seeds | minus that as shipped |", "|---|---|---|"]
+    header = f"| recipe | KL over {len(study.seeds)} seeds | minus that as shipped |"
+    lines = [header, "|---|---|---|"]
     shipped: list[float] = []
     for variant in study.variants:
         cells = [results.cells.get(_name(variant, seed)) for seed in study.seeds]
