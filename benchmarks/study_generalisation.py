@@ -278,40 +278,20 @@ def _divergences(cell: Mapping[str, Any]) -> list[float]:
     return [mean["value"] for mean in cell["kl"] if mean is not None]
 
 
-def transitions(results: Results) -> str:
-    """Numbers of points from which on networks are nearer to the truth, as Markdown."""
+def shares(results: Results) -> str:
+    """Position between the optimal denoisers of truth (0) and sample (1), as Markdown."""
     ranges = _ranges(results)
     header = " | ".join(_title(name) for name in ranges)
-    lines = [f"| training | {header} |", "|---|" + "---|" * len(ranges)]
+    lines = [f"| points | training | {header} |", "|---|---|" + "---|" * len(ranges)]
     for training in TRAININGS:
-        if sizes := sizes_of(results, training):
-            cells = [results.cells[Cell(training, n).name] for n in sizes]
-            points = (
-                transition(sizes, [_log_ratio(cell[name]) for cell in cells]) for name in ranges
-            )
-            lines.append(f"| {training} | {' | '.join(points)} |")
+        for n in sizes_of(results, training):
+            cell = results.cells[Cell(training, n).name]
+            seeds = [cell[name]["share"] for name in ranges]
+            shown = [
+                f"{statistics.mean(part):.2f}, sd {statistics.stdev(part):.2f}" for part in seeds
+            ]
+            lines.append(f"| {n:,} | {training} | {' | '.join(shown)} |")
     return "\n".join(lines)
-
-
-def transition(sizes: Sequence[int], log_ratios: Sequence[float]) -> str:
-    """Number of points above which log(to_sample / to_truth) stays positive, to two digits.
-
-    It is interpolated between sizes, linearly in log n.
-    """
-    if log_ratios[-1] <= 0:
-        return f"above {sizes[-1]:,}"
-    negative = [k for k, ratio in enumerate(log_ratios) if ratio <= 0]
-    if not negative:
-        return f"below {sizes[0]:,}"
-    k = negative[-1]
-    part = log_ratios[k] / (log_ratios[k] - log_ratios[k + 1])
-    n = math.exp(math.log(sizes[k]) + part * math.log(sizes[k + 1] / sizes[k]))
-    return f"{float(f'{n:.2g}'):,.0f}"
-
-
-def _log_ratio(distances: dict[str, list[float]]) -> float:
-    pairs = zip(distances["to_sample"], distances["to_truth"], strict=True)
-    return statistics.mean(math.log(sample / truth) for sample, truth in pairs)
 
 
 def _ranges(results: Results) -> list[str]:
@@ -365,8 +345,9 @@ def _lines(
         sizes = sizes_of(results, training)
         measured = [values(results.cells[Cell(training, n).name]) for n in sizes]
         means = [statistics.mean(seeds) if seeds else math.nan for seeds in measured]
-        line = "-" if training == _PIPELINE else ""
-        axes.plot(sizes, means, line, marker=marker, fillstyle="none", markersize=5, color=color)
+        line = "-" if training == _PIPELINE else "none"
+        style = {"linestyle": line, "marker": marker, "fillstyle": "none", "markersize": 5}
+        axes.plot(sizes, means, color=color, **style)
 
 
 def present(study: Study) -> None:
@@ -374,7 +355,7 @@ def present(study: Study) -> None:
     results = Results.read(study.file)
     print(table(results))
     print()
-    print(transitions(results))
+    print(shares(results))
     with replacing(study.figure) as path:
         save(figure(results), path)
 

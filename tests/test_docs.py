@@ -286,7 +286,7 @@ def test_the_tables_of_the_studies_are_those_that_are_printed(
     results = Results.read(study_schedules.FULL.file)
     assert f"\n{study_schedules.table(results)}\n" in text_of("docs/schedules.md")
     results = Results.read(study_generalisation.FULL.file)
-    for table in (study_generalisation.table, study_generalisation.transitions):
+    for table in (study_generalisation.table, study_generalisation.shares):
         assert f"\n{table(results)}\n" in text_of("docs/generalisation.md")
 
 

@@ -18,9 +18,8 @@ from benchmarks.study_generalisation import (
     compare,
     figure,
     measure,
+    shares,
     table,
-    transition,
-    transitions,
 )
 from ddpm.core.params import Params
 from ddpm.reference.distribution import ExactDistribution
@@ -108,27 +107,12 @@ def test_trainings_change_what_they_are_named_for(params: Params) -> None:
     assert (changed.loss, changed.train.steps) == (params.loss, 4 * params.train.steps)
 
 
-@pytest.mark.parametrize(
-    ("ratios", "expected"),
-    [
-        ((-1.0, 1.0, 2.0), "32"),  # halfway between 10 and 100 on a logarithmic axis
-        ((-2.0, -1.0, 1.0), "320"),
-        ((-1.0, 1.0, -3.0), "above 1,000"),
-        ((1.0, -1.0, 3.0), "180"),  # the last change counts
-        ((1.0, 1.0, 1.0), "below 10"),
-    ],
-)
-def test_the_transition_is_interpolated_between_sizes(
-    ratios: tuple[float, ...], expected: str
-) -> None:
-    assert transition([10, 100, 1000], ratios) == expected
-
-
 def known(kl: float, to_truth: float, to_sample: float) -> dict[str, Any]:
     distances = {
         "to_truth": [to_truth] * 3,
         "to_sample": [to_sample] * 3,
         "to_another": [0.5, 1.0, 1.5],
+        "share": [0.1, 0.2, 0.6],
     }
     ranges = dict.fromkeys(("t_1_to_9", "t_10_to_99", "t_100_to_1000"), distances)
     return {"kl": [{"value": kl + k, "se": 0.1} for k in (-1, 0, 1)]} | ranges
@@ -170,10 +154,9 @@ def test_tables_and_figure_show_the_means_over_seeds() -> None:
         ["| 1,000", "as in the pipeline"],
         ["| 100", "4 times the steps"],
     ]
-    assert transitions(results).splitlines()[2:] == [
-        "| as in the pipeline | 320 | 320 | 320 |",
-        "| 4 times the steps | below 100 | below 100 | below 100 |",
-    ]
+    share = " | ".join(["0.30, sd 0.26"] * 3)
+    assert shares(results).splitlines()[2] == f"| 100 | as in the pipeline | {share} |"
     kl = figure(results).axes[0]
     assert [list(line.get_ydata()) for line in kl.lines[:3]] == [[4, 2], [], [8]]
+    assert [line.get_linestyle() for line in kl.lines[:3]] == ["-", "None", "None"]
     assert math.isclose(float(kl.lines[0].get_xdata()[0]), 100)
