@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import shipped_schedule
 from exact_cases import MEAN, STD, gaussian_distribution, gaussian_log_density
-from spiral_cases import MIXED, SCALING, TIMES, grid_around, mixed, points_at, spiral
+from spiral_cases import MIXED, SCALING, TIMES, grid_around, mixed, points_at, spiral, width_at
+from torch import Tensor
 
 from ddpm.core.compute import stream
 from ddpm.data.datasets import SPIRAL
@@ -169,3 +170,23 @@ def test_without_signal_the_posterior_mean_is_the_mean_of_the_data() -> None:
     torch.testing.assert_close(exact.score(x, 100), -x)
     expected = -x.square().sum(1) / 2 - math.log(2 * math.pi)
     torch.testing.assert_close(exact.log_density(x, 100), expected)
+
+
+@pytest.mark.parametrize("t", TIMES)
+def test_the_velocity_is_differentiated_in_closed_form(t: float) -> None:
+    exact = mixed()
+    x = exact.sample(5, t, generator=stream(0, "x"))
+    v, jacobian = exact.velocity_with_jacobian(x, t)
+    torch.testing.assert_close(v, exact.velocity(x, torch.tensor([t]).double()))
+    torch.testing.assert_close(jacobian, jacobian.mT)
+
+    def velocity(x: Tensor) -> Tensor:
+        return exact.velocity(x, torch.tensor([t]).double())
+
+    scale = width_at(exact, t)
+    h = 1e-4 * scale
+    columns = [(velocity(x + h * e) - velocity(x - h * e)) / (2 * h) for e in torch.eye(2).double()]
+    torch.testing.assert_close(jacobian, torch.stack(columns, dim=2), rtol=1e-5, atol=1e-6 / scale)
+    assert torch.autograd.gradcheck(
+        velocity, x.requires_grad_(), eps=h, atol=1e-5 / scale, rtol=1e-4, check_forward_ad=True
+    )

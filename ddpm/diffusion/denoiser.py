@@ -4,12 +4,13 @@ A trained network implements it, and so does the exact posterior mean. Any sampl
 on either of them.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm.diffusion.predictions import PREDICTIONS, Batch, Prediction
 from ddpm.diffusion.schedule import Schedule
@@ -46,6 +47,13 @@ class Denoiser:
     def regular(self) -> bool:
         """Whether the probability flow of this denoiser reaches t = 0."""
         return self.finite and self.prediction.regular
+
+    def double(self) -> "Denoiser":
+        """The same denoiser evaluated in float64; that of a network has a copy of its weights."""
+        function = self.function
+        if isinstance(function, nn.Module):
+            function = copy.deepcopy(function).double()
+        return replace(self, function=function, precision=torch.float64)
 
     def predict(self, x_t: Batch, t: float) -> Batch:
         """Evaluate the function at a time in [0, T], and return it in the precision of `x_t`."""

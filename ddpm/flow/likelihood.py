@@ -52,23 +52,54 @@ def log_likelihood(denoiser: Denoiser, x_t: Points, t: float, *, tolerance: floa
         >>> bool((error.abs() < 0.01).all())
         True
     """
-    d = x_t.shape[1]
+    x_T, log_volume = _transport(
+        denoiser, x_t, t, denoiser.schedule.T, tolerance=tolerance, name="likelihood"
+    )
+    return log_volume + log_normal(x_T)
+
+
+def flow_with_log_density(
+    denoiser: Denoiser, x_T: Points, end: float = 0, *, tolerance: float
+) -> tuple[Points, PerPoint]:
+    """Solve the flow from x_T to data, and compute the density of its output there.
+
+    Args:
+        denoiser: Denoiser of a network, or the exact denoiser.
+        x_T: Starting points, drawn from N(0, I).
+        end: Time in [0, T) of the output, not before `ddpm.flow.probability_flow.first_time`.
+        tolerance: Tolerance of the solver; see `ddpm.flow.ode.solve`.
+
+    Returns:
+        Points at `end`, and their log densities in nats, both in model units. The densities are
+        those that `log_likelihood` gives.
+
+    Raises:
+        UserError: If the flow cannot be solved.
+    """
+    x, log_volume = _transport(
+        denoiser, x_T, denoiser.schedule.T, end, tolerance=tolerance, name="flow"
+    )
+    return x, log_normal(x_T) - log_volume
+
+
+def log_normal(x: Points) -> PerPoint:
+    """Log density of N(0, I) in nats."""
+    return -(x.square().sum(1) + x.shape[1] * math.log(2 * math.pi)) / 2
+
+
+def _transport(
+    denoiser: Denoiser, x: Points, start: float, end: float, *, tolerance: float, name: str
+) -> tuple[Points, PerPoint]:
+    """Move points along the flow; returns them, and log |det| of the map from start to end."""
+    d = x.shape[1]
 
     def rate(state: Float64[Tensor, "n _"], time: float) -> Float64[Tensor, "n _"]:
-        v, divergence = _with_divergence(lambda x: denoiser.velocity(x, time), state[:, :d])
+        v, divergence = _with_divergence(lambda y: denoiser.velocity(y, time), state[:, :d])
         return torch.cat((v, divergence[:, None]), dim=1)
 
-    final_state = integrate(
-        denoiser,
-        rate,
-        torch.nn.functional.pad(x_t, (0, 1)),
-        t,
-        denoiser.schedule.T,
-        tolerance=tolerance,
-        name="likelihood",
-    )
-    x_T, divergence_integral = final_state[:, :d], final_state[:, d]
-    return divergence_integral - (x_T.square().sum(1) + d * math.log(2 * math.pi)) / 2
+    state = torch.nn.functional.pad(x, (0, 1))
+    state = integrate(denoiser, rate, state, start, end, tolerance=tolerance, name=name)
+    return state[:, :d], state[:, d]
 
 
 def _with_divergence(f: Callable[[Points], Points], x: Points) -> tuple[Points, PerPoint]:

@@ -30,6 +30,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ddpm.core.compute import in_parallel, log
 from ddpm.data.curves import Curve
@@ -46,6 +48,7 @@ PerPoint = Float64[Tensor, " n"]
 # Length of a panel, in standard deviations of the noise.
 _MAX_PANEL = 8 / 3
 _MIN_PANELS = 8
+_NOT_COMPUTED = torch.full((1, 2, 2), math.nan, dtype=torch.float64)
 # Entries of a matrix of points by nodes, so that it fits the cache of a core.
 _BLOCK = 2**16
 # Sets of nodes to cache: a solver returns to the same few noise levels again and again.
@@ -55,10 +58,11 @@ _POINTS_PER_TASK = 1000
 
 
 class MixtureMoments(NamedTuple):
-    """log p_t(x) and E[c | x] at each point x."""
+    """log p_t(x) and the means of c and, if asked for, of c c' given x, at each point x."""
 
     log_density: PerPoint
     mean_centre: Points
+    mean_square: Float64[Tensor, "#n 2 2"]
 
 
 @dataclass(frozen=True)
@@ -191,10 +195,24 @@ class ExactDistribution:
             for time in t.unique():
                 v[t == time] = self.velocity(x_t[t == time], time[None])
             return v
-        a, sigma = self.schedule.levels(float(t))
-        mean_centre, variance = self._moments(x_t, float(t)).mean_centre, self._variance(a, sigma)
-        # a E[eps | x] - sigma E[x_0 | x], simplified so that no digits cancel.
-        return sigma * (a * (1 - self.noise**2) * x_t - mean_centre) / variance
+        if x_t.requires_grad or forward_ad.unpack_dual(x_t).tangent is not None:
+            return _differentiable_velocity(x_t, float(t), self)
+        return self._velocity(x_t, float(t), self._moments(x_t, float(t)).mean_centre)
+
+    def velocity_with_jacobian(
+        self, x_t: Points, t: float
+    ) -> tuple[Points, Float64[Tensor, "n 2 2"]]:
+        """Evaluate E[v | x_t] and its derivative with respect to x_t, a symmetric matrix.
+
+        It follows from d E[c | x] / d x = (a / V) Cov(c | x).
+        """
+        _, mean, mean_square = self._moments(x_t, t, squares=True)
+        a, sigma = self.schedule.levels(t)
+        variance = self._variance(a, sigma)
+        covariance = mean_square - _outer(mean)
+        identity = torch.eye(2, dtype=torch.float64)
+        jacobian = a * ((1 - self.noise**2) * identity - covariance / variance)
+        return self._velocity(x_t, t, mean), sigma / variance * jacobian
 
     @property
     def denoiser(self) -> Denoiser:
@@ -207,34 +225,73 @@ class ExactDistribution:
             finite=self.noise > 0,
         )
 
+    def _velocity(self, x_t: Points, t: float, mean_centre: Points) -> Points:
+        a, sigma = self.schedule.levels(t)
+        # a E[eps | x] - sigma E[x_0 | x], simplified so that no digits cancel.
+        return sigma * (a * (1 - self.noise**2) * x_t - mean_centre) / self._variance(a, sigma)
+
     def _variance(self, a: float, sigma: float) -> float:
         """Variance V of the Gaussian around each scaled centre a c."""
         return (a * self.noise) ** 2 + sigma**2
 
-    def _moments(self, x_t: Points, t: float) -> MixtureMoments:
+    def _moments(self, x_t: Points, t: float, *, squares: bool = False) -> MixtureMoments:
         a, sigma = self.schedule.levels(t)
         variance = self._variance(a, sigma)
         # Without signal (a = 0) the integrand is constant, and panels of any length are exact.
         nodes = self.nodes(_MAX_PANEL * math.sqrt(variance) / a if a > 0 else math.inf)
+        centres = nodes.centres
+        columns = torch.cat((centres, _outer(centres).flatten(1)), dim=1) if squares else centres
         # exp(-|x - a c|^2 / 2V) without its factor exp(-|x|^2 / 2V): the exponent is linear in x.
-        scaled = a * nodes.centres
+        scaled = a * centres
         bias = nodes.log_weights - scaled.square().sum(1) / (2 * variance)
         slopes = (scaled / variance).T
         rows = max(1, _BLOCK // len(scaled))
-        parts = [_block_moments(x, slopes, bias, nodes.centres) for x in x_t.split(rows)]
-        log_sum, mean_centre = (torch.cat(part) for part in zip(*parts, strict=True))
+        parts = [_weighted_means(x, slopes, bias, columns) for x in x_t.split(rows)]
+        log_sum, means = (torch.cat(part) for part in zip(*parts, strict=True))
         constant = math.log(2 * math.pi * variance)
-        return MixtureMoments(
-            log_sum - x_t.square().sum(1) / (2 * variance) - constant, mean_centre
-        )
+        log_density = log_sum - x_t.square().sum(1) / (2 * variance) - constant
+        mean_square = means[:, 2:].unflatten(1, (2, 2)) if squares else _NOT_COMPUTED
+        return MixtureMoments(log_density, means[:, :2], mean_square)
 
 
-def _block_moments(
-    x: Points, slopes: Float64[Tensor, "2 m"], bias: Float64[Tensor, " m"], centres: Tensor
-) -> MixtureMoments:
-    """The sum of w_j = exp(x . slope_j + bias_j), as a logarithm, and the w-mean of the centres."""
+class _DifferentiableVelocity(torch.autograd.Function):
+    """E[v | x_t] with its derivative in closed form, in forward and in reverse mode."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x_t: Points, t: float, exact: ExactDistribution) -> Points:
+        v, ctx.jacobian = exact.velocity_with_jacobian(x_t, t)  # type: ignore[attr-defined]
+        return v
+
+    @staticmethod
+    def jvp(ctx: FunctionCtx, tangent: Points, *_: None) -> Points:
+        product: Tensor = (ctx.jacobian @ tangent[..., None])[..., 0]  # type: ignore[attr-defined]
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Points) -> tuple[Points, None, None]:
+        # The Jacobian is symmetric.
+        return _DifferentiableVelocity.jvp(ctx, gradient), None, None
+
+
+_differentiable_velocity: Callable[[Points, float, ExactDistribution], Points] = (
+    _DifferentiableVelocity.apply
+)
+
+
+def _outer(x: Points) -> Float64[Tensor, "n 2 2"]:
+    return x[:, :, None] * x[:, None, :]
+
+
+def _weighted_means(
+    x: Points,
+    slopes: Float64[Tensor, "2 m"],
+    bias: Float64[Tensor, " m"],
+    columns: Float64[Tensor, "m k"],
+) -> tuple[PerPoint, Float64[Tensor, "n k"]]:
+    """Sum w_j = exp(x . slope_j + bias_j), as a logarithm, and the w-means of the columns."""
     exponents = torch.addmm(bias, x, slopes)
     largest = exponents.detach().amax(1, keepdim=True)
     terms = (exponents - largest).exp()
     total = terms.sum(1)
-    return MixtureMoments(largest[:, 0] + log(total), terms @ centres / total[:, None])
+    return largest[:, 0] + log(total), terms @ columns / total[:, None]
