@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from conftest import shipped_schedule
-from exact_cases import MEAN, STD, gaussian_distribution
+from exact_cases import MEAN, STD, gaussian_distribution, shifted
 from sampler_cases import EVERY_SAMPLER, five_point_denoiser
 from spiral_cases import spiral
 from torch import Tensor
@@ -80,6 +80,21 @@ def test_the_density_of_the_flow_is_its_likelihood() -> None:
     output = output_density(ODE(tolerance=1e-7), exact.denoiser, noise(20), [1000])
     expected = log_likelihood(exact.denoiser, output.x, 0, tolerance=1e-7)
     torch.testing.assert_close(output.log_density, expected, rtol=0, atol=1e-4)
+
+
+def test_a_flow_that_stops_early_ends_with_the_step_of_its_sampler() -> None:
+    exact = gaussian_distribution(shipped_schedule("linear", 1000)).denoiser
+    denoiser, x_T, h = shifted(exact, "x0", 0.1), noise(6), 1e-3
+
+    def run(x: Tensor) -> Tensor:
+        sampler = ODE(tolerance=1e-7)
+        return run_sampler(sampler, denoiser, x, [1000], generator=torch.Generator()).x
+
+    columns = [(run(x_T + h * e) - run(x_T - h * e)) / (2 * h) for e in torch.eye(2).double()]
+    output = output_density(ODE(tolerance=1e-7), denoiser, x_T, [1000])
+    torch.testing.assert_close(output.x, run(x_T))
+    determinant = torch.stack(columns, dim=2).det()
+    torch.testing.assert_close(output.determinant, determinant, rtol=1e-4, atol=0)
 
 
 def test_many_steps_have_the_density_of_the_flow() -> None:

@@ -12,7 +12,7 @@ References:
     Baydin et al. 2018 (forward mode), https://arxiv.org/abs/1502.05767
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,24 +82,42 @@ def output_density(
             " the output density is not known; choose a deterministic sampler"
         )
     denoiser = denoiser.double()
-    # Of the flow, neither its many adaptive steps nor their history need to be differentiated.
     if isinstance(sampler, ODE):
-        x, log_density = flow_with_log_density(denoiser, x_T, tolerance=sampler.tolerance)
-        return OutputDensity(x, log_density, (log_normal(x_T) - log_density).exp())
-    d = x_T.shape[1]
+        return _flow_density(denoiser, x_T, sampler.tolerance)
     generator = torch.Generator()
 
-    def block_output(block: Points) -> tuple[Points, Float64[Tensor, "n d d"]]:
+    def run(x: Points) -> Points:
+        return run_sampler(sampler, denoiser, x, times, generator=generator).x
+
+    x, determinant = _with_determinant(run, x_T)
+    return OutputDensity(x, log_normal(x_T) - determinant.abs().log(), determinant)
+
+
+def _flow_density(denoiser: Denoiser, x_T: Points, tolerance: float) -> OutputDensity:
+    """Output of `ODE`: the flow's own likelihood, with no need to differentiate its many steps."""
+    end = 0 if denoiser.regular else 1
+    x, log_density = flow_with_log_density(denoiser, x_T, end, tolerance=tolerance)
+    determinant = (log_normal(x_T) - log_density).exp()
+    if end > 0:
+        x, last = _with_determinant(lambda y: denoiser(y, end)[0], x)
+        determinant = determinant * last
+        log_density = log_density - last.abs().log()
+    return OutputDensity(x, log_density, determinant)
+
+
+def _with_determinant(f: Callable[[Points], Points], x: Points) -> tuple[Points, PerPoint]:
+    """Evaluate f, which maps each point independently of the others, and det d f / d x."""
+    d = x.shape[1]
+
+    def evaluate(block: Points) -> tuple[Points, PerPoint]:
         # Each point stands there d times, once for each direction.
         directions = torch.eye(d, dtype=torch.float64).repeat(len(block), 1)
-        repeated = forward_ad.make_dual(block.repeat_interleave(d, 0), directions)
-        output = run_sampler(sampler, denoiser, repeated, times, generator=generator).x
-        x, tangents = forward_ad.unpack_dual(output)
-        return x[::d], tangents.view(-1, d, d)
+        y = f(forward_ad.make_dual(block.repeat_interleave(d, 0), directions))
+        value, tangents = forward_ad.unpack_dual(y)
+        return value[::d], torch.linalg.det(tangents.view(-1, d, d))
 
     # One level for all threads: PyTorch has no more.
     with torch.no_grad(), forward_ad.dual_level():
-        blocks = in_parallel(block_output, x_T.split(_BLOCK))
-    x, jacobians = (torch.cat(part) for part in zip(*blocks, strict=True))
-    determinant = torch.linalg.det(jacobians)
-    return OutputDensity(x, log_normal(x_T) - determinant.abs().log(), determinant)
+        blocks = in_parallel(evaluate, x.split(_BLOCK))
+    values, determinants = (torch.cat(part) for part in zip(*blocks, strict=True))
+    return values, determinants
