@@ -4,6 +4,7 @@ python -m benchmarks.samplers          # `make samplers`: the table of the commi
 python -m benchmarks.samplers --full   # `make compare-full`: every sampler, spacing and budget
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -12,7 +13,12 @@ from ddpm.reference.model_under_test import load_model_under_test
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, SPACINGS
 from ddpm.studies.sampler_cells import Cell, reference_cell, steps_of, valid_cells
-from ddpm.studies.sampler_comparison import SampleEvaluator, compare, tabulate
+from ddpm.studies.sampler_comparison import (
+    DENSITY_COLUMNS,
+    SampleEvaluator,
+    compare,
+    tabulate,
+)
 from stages.common.files import read_spacings
 from stages.common.outputs import completing
 from stages.common.params import load_params, select
@@ -24,21 +30,38 @@ _BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
 
 
 def table() -> None:
-    columns = ["sampler", "spacing", "evaluations", "denoiser"]
-    header = " | ".join(columns)
-    print(f"| {header} | energy distance | minus the reference's | log density | strays |")
-    print("|---|---|---|---|---|---|---|---|")
-    text = ["sampler", "spacing", "denoiser"]
-    rows = read_table(SAMPLERS_CSV, columns, stage="compare_samplers", text=text)
+    """Print the committed comparison as Markdown."""
+    names = ["sampler", "spacing", "evaluations", "denoiser"]
+    header = ["reverse KL", "minus the flow's, cut", "folded", "log density", "strays"]
+    print(f"| {' | '.join([*names, *header, 'energy distance'])} |")
+    print("|---" * (len(names) + len(header) + 1) + "|")
+    rows = read_table(
+        SAMPLERS_CSV,
+        ("evaluations", "energy_distance", "energy_distance_se", "log_density", "strays"),
+        stage="compare_samplers",
+        text=("sampler", "spacing", "denoiser"),
+        sparse=DENSITY_COLUMNS,
+    )
     for _, row in rows.iterrows():
-        cell = " | ".join(str(row[name]) for name in columns)
-        distance, difference = (
-            f"{row[name]:.5f} ± {row[f'{name}_se']:.5f}"
-            for name in ("energy_distance", "energy_distance_difference")
-        )
+        cell = " | ".join(str(row[name]) for name in names)
+        kl = difference = folded = ""
+        if not math.isnan(row["reverse_kl"]):
+            bound = "≥ " if row["folded"] > 0 else ""
+            kl = bound + with_error(row["reverse_kl"], row["reverse_kl_se"])
+            difference = with_error(
+                *row[["reverse_kl_cut_difference", "reverse_kl_cut_difference_se"]]
+            )
+            folded = f"{100 * row['folded']:.1f} %"
+        energy = f"{row['energy_distance']:.5f} ± {row['energy_distance_se']:.5f}"
         log_density = f"{row['log_density']:.2f} ± {row['log_density_se']:.2f}"
         strays = f"{100 * row['strays']:.2f} %"
-        print(f"| {cell} | {distance} | {difference} | {log_density} | {strays} |")
+        print(f"| {cell} | {kl} | {difference} | {folded} | {log_density} | {strays} | {energy} |")
+
+
+def with_error(value: float, se: float) -> str:
+    """A value and its standard error, to two digits of the error."""
+    digits = max(0, 1 - math.floor(math.log10(se))) if se > 0 else 1
+    return f"{value:.{digits}f} ± {se:.{digits}f}"
 
 
 def full() -> None:
@@ -66,8 +89,7 @@ def full() -> None:
         spacings,
         SampleEvaluator(model, settings.n, params.measure_samples),
         reference=reference_cell(settings.reference, cells),
-        n=settings.n,
-        exact_up_to=settings.exact_up_to,
+        settings=settings,
     )
     with completing():
         write_table(_FULL, tabulate(compared))

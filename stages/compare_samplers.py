@@ -35,8 +35,7 @@ def main() -> None:
         spacings,
         SampleEvaluator(model, settings.n, params.measure_samples),
         reference=reference_cell(settings.reference, cells),
-        n=settings.n,
-        exact_up_to=settings.exact_up_to,
+        settings=settings,
     )
 
     write_table(SAMPLERS_CSV, tabulate(compared))

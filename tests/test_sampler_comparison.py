@@ -1,3 +1,4 @@
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -6,16 +7,27 @@ import torch
 from exact_cases import gaussian_model
 
 from ddpm.core.compute import stream
-from ddpm.core.params import MeasureSamplesSettings
+from ddpm.core.params import CompareSamplersSettings, MeasureSamplesSettings
 from ddpm.reference.distances import DISTANCES, energy_distance
 from ddpm.reference.estimates import with_floor
 from ddpm.sampling.sampler import Sampler
 from ddpm.studies.sampler_cells import (
     Cell,
 )
-from ddpm.studies.sampler_comparison import COLUMNS, SampleEvaluator, compare
+from ddpm.studies.sampler_comparison import (
+    COLUMNS,
+    DENSITY_COLUMNS,
+    SampleEvaluator,
+    compare,
+)
 
 T = 60
+
+
+def settings(exact_up_to: int) -> CompareSamplersSettings:
+    return CompareSamplersSettings(
+        n=300, exact_up_to=exact_up_to, n_density=100, density_up_to=5, reference="", cells={}
+    )
 
 
 def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
@@ -31,7 +43,7 @@ def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
     ]
     optimised = {"optimised_model": {"3": [60.0, 20.0, 3.0]}}
     compared = compare(
-        model, samplers, cells, optimised, evaluator, reference=cells[-1], n=300, exact_up_to=20
+        model, samplers, cells, optimised, evaluator, reference=cells[-1], settings=settings(20)
     )
     rows = [cell.row() for cell in compared]
     # In this order, in which the table is written.
@@ -55,6 +67,10 @@ def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
     excess = ddpm["energy_distance"] - ddpm["energy_distance_floor"]
     assert abs(excess) < 4 * ddpm["energy_distance_se"]
     assert abs(ddpm["log_density"] - ddpm["log_density_truth"]) < 0.6
+    # Where the density is known, up to five evaluations, both denoisers have the same.
+    assert rows[0]["reverse_kl"] == pytest.approx(rows[1]["reverse_kl"])
+    assert rows[0]["reverse_kl"] > rows[2]["reverse_kl"] > 0
+    assert all(math.isnan(row[name]) for row in rows[4:] for name in DENSITY_COLUMNS)
     for name in (*DISTANCES, "log_density"):
         for row in rows:
             difference = row[name] - ddpm[name]
@@ -69,7 +85,7 @@ def test_differences_of_samples_from_the_same_noise_resolve_what_their_values_ca
     evaluator = SampleEvaluator(model, 300, MeasureSamplesSettings(null_pairs=5, directions=8))
     cells = [Cell("dpmpp_2m", "trailing", 40), Cell("ode", "trailing", 1)]
     compared = compare(
-        model, samplers, cells, {}, evaluator, reference=cells[1], n=300, exact_up_to=1
+        model, samplers, cells, {}, evaluator, reference=cells[1], settings=settings(1)
     )
     row = compared[0].row()
     # Slightly too narrow: the log density is too large, by far less than its own error shows.
@@ -81,13 +97,13 @@ def test_differences_of_samples_from_the_same_noise_resolve_what_their_values_ca
 @pytest.mark.parametrize("name", DISTANCES)
 def test_the_evaluator_computes_each_distance_next_to_its_floor(name: str) -> None:
     model = gaussian_model(T=T)
-    settings = MeasureSamplesSettings(null_pairs=4, directions=8)
+    distances = MeasureSamplesSettings(null_pairs=4, directions=8)
     samples = model.scaling.to_data(model.fresh(200, "samples"))
     true_sets = [model.scaling.to_data(model.fresh(200, f"compare/true/{k}")) for k in range(9)]
-    distance_to = partial(DISTANCES[name], settings=settings)
+    distance_to = partial(DISTANCES[name], settings=distances)
     null = [distance_to(true_sets[2 * k + 2])(true_sets[2 * k + 1]) for k in range(4)]
     expected = with_floor(distance_to(true_sets[0])(samples), null)
-    evaluator = SampleEvaluator(model, 200, settings)
+    evaluator = SampleEvaluator(model, 200, distances)
     metrics = evaluator.metrics(evaluator(samples))
     assert metrics[name] == expected.value
     assert metrics[f"{name}_se"] == expected.se
@@ -96,5 +112,5 @@ def test_the_evaluator_computes_each_distance_next_to_its_floor(name: str) -> No
 
 def test_precomputed_distances_within_a_set_change_no_bit() -> None:
     x, y = torch.randn(2, 200, 2, dtype=torch.float64, generator=stream(0, "xy"))
-    settings = MeasureSamplesSettings(null_pairs=4, directions=8)
-    assert DISTANCES["energy_distance"](y, settings)(x).value == energy_distance(x, y).value
+    distances = MeasureSamplesSettings(null_pairs=4, directions=8)
+    assert DISTANCES["energy_distance"](y, distances)(x).value == energy_distance(x, y).value

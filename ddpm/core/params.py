@@ -163,12 +163,16 @@ class CompareSamplersSettings(Settings):
     """Cells of the comparison: numbers of denoiser evaluations by "sampler/spacing".
 
     Each takes `n` samples. The exact denoiser is included up to `exact_up_to` evaluations, beyond
-    which it takes too long. The metrics of each cell are also given as differences from those of
-    the cell `reference`, with the most evaluations that are listed for it.
+    which it takes too long. The density of a deterministic sampler's output is computed at
+    `n_density` points, up to `density_up_to` evaluations. The metrics of each cell are also given
+    as differences from those of the cell `reference`, with the most evaluations that are listed
+    for it.
     """
 
     n: Annotated[Integer, Field(ge=2, le=100_000)]
     exact_up_to: Count
+    n_density: AtLeastTwo
+    density_up_to: Count
     reference: str
     cells: dict[str, Numbers]
 

@@ -7,6 +7,7 @@ therefore given with standard errors of their own, from paired samples.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm.core.params import MeasureSamplesSettings
+from ddpm.core.params import CompareSamplersSettings, MeasureSamplesSettings
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.reference.distances import DISTANCES
 from ddpm.reference.estimates import Distance, mean_of, null_distances, with_floor
@@ -24,6 +25,7 @@ from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.sampling.loop import draw_samples
 from ddpm.sampling.sampler import Sampler
 from ddpm.sampling.spacings import OptimisedTimes
+from ddpm.studies.reverse_kl import ReverseKL, reverse_kl
 from ddpm.studies.sampler_cells import Cell, plan
 
 Points = Float64[Tensor, "n 2"]
@@ -31,6 +33,16 @@ Points = Float64[Tensor, "n 2"]
 # Points sampled at once; small enough that every core has work.
 _BLOCK = 1250
 
+# Empty where the density of the samples is not known.
+DENSITY_COLUMNS = (
+    *(
+        f"{name}{part}"
+        for name in ("reverse_kl", "reverse_kl_cut")
+        for part in ("", "_se", "_difference", "_difference_se")
+    ),
+    "folded",
+    "mass",
+)
 COLUMNS = (
     "sampler",
     "spacing",
@@ -47,6 +59,7 @@ COLUMNS = (
     "log_density_difference",
     "log_density_difference_se",
     "strays",
+    *DENSITY_COLUMNS,
 )
 
 
@@ -68,14 +81,21 @@ class ComparedCell(NamedTuple):
             "denoiser": self.denoiser,
             **self.metrics,
         }
-        return {name: values[name] for name in COLUMNS}
+        return {name: values.get(name, math.nan) for name in COLUMNS}
 
 
 class Measurements(NamedTuple):
-    """Measurements of one set of samples: distances by name, and log densities."""
+    """Measurements of one sampler.
+
+    Attributes:
+        distances: Distances of its samples to a true set, by name.
+        log_density: Log densities of its samples.
+        reverse_kl: KL(sampler || truth), where the density of its samples is known.
+    """
 
     distances: dict[str, Distance]
     log_density: SampleLogDensity
+    reverse_kl: ReverseKL | None = None
 
     def differences(self, reference: "Measurements") -> dict[str, float]:
         """Differences from a reference whose samples started from the same noise."""
@@ -85,6 +105,9 @@ class Measurements(NamedTuple):
         }
         paired = self.log_density.values - reference.log_density.values
         differences["log_density"] = mean_of(paired)
+        if self.reverse_kl and reference.reverse_kl:
+            value, cut = self.reverse_kl.minus(reference.reverse_kl)
+            differences |= {"reverse_kl": value, "reverse_kl_cut": cut}
         return {
             f"{name}_difference{part}": value
             for name, difference in differences.items()
@@ -130,6 +153,15 @@ class SampleEvaluator:
                 f"{name}_floor": estimate.floor,
             }
         log_density = measurements.log_density.mean
+        if kl := measurements.reverse_kl:
+            metrics |= {
+                "reverse_kl": kl.value.value,
+                "reverse_kl_se": kl.value.se,
+                "reverse_kl_cut": kl.cut.value,
+                "reverse_kl_cut_se": kl.cut.se,
+                "folded": kl.folded,
+                "mass": kl.mass,
+            }
         return metrics | {
             "log_density": log_density.value,
             "log_density_se": log_density.se,
@@ -146,8 +178,7 @@ def compare(
     evaluator: SampleEvaluator,
     *,
     reference: Cell,
-    n: int,
-    exact_up_to: int,
+    settings: CompareSamplersSettings,
 ) -> list[ComparedCell]:
     """Sample every cell with the network and, unless it takes too long, with the exact denoiser.
 
@@ -158,9 +189,8 @@ def compare(
         optimised: Times of the optimised spacings.
         evaluator: Computes the metrics of the samples.
         reference: One of the cells. Differences are taken from its samples with the same denoiser.
-        n: Number of samples of each cell.
-        exact_up_to: Largest number of evaluations for which the exact denoiser is included. The
-            reference includes it always.
+        settings: Numbers of samples, and the numbers of evaluations up to which the exact denoiser
+            and the output density are included. The reference includes both always.
 
     Raises:
         UserError: If a cell cannot run; see `is_valid`.
@@ -170,11 +200,19 @@ def compare(
     for cell in tqdm(cells, desc="compare", unit="cell", disable=None):
         sampler, times = plan(cell, samplers, model.schedule, optimised)
         denoisers = {"network": model.denoiser}
-        if cell.evaluations <= exact_up_to or cell == reference:
+        if cell.evaluations <= settings.exact_up_to or cell == reference:
             denoisers["exact"] = model.exact.denoiser
+        has_density = (
+            sampler.deterministic
+            and model.noise > 0
+            and (cell.evaluations <= settings.density_up_to or cell == reference)
+        )
         for name, denoiser in denoisers.items():
-            points, evaluations = sample_cell(model, sampler, times, denoiser, n)
+            points, evaluations = sample_cell(model, sampler, times, denoiser, settings.n)
             measurements = evaluator(points)
+            if has_density:
+                kl = reverse_kl(model, sampler, denoiser, times, n=settings.n_density)
+                measurements = measurements._replace(reverse_kl=kl)
             sampled.append((cell, name, evaluations, points, measurements))
             if cell == reference:
                 references[name] = measurements
