@@ -9,7 +9,7 @@ from exact_cases import gaussian_distribution, gaussian_log_density, model_densi
 from ddpm.core import compute
 from ddpm.core.compute import stream
 from ddpm.diffusion.schedules import SCHEDULES
-from ddpm.flow.likelihood import _with_divergence, log_likelihood
+from ddpm.flow.likelihood import log_likelihood
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -32,21 +32,6 @@ def test_from_a_later_time_it_is_the_density_at_that_time() -> None:
     log_density = log_likelihood(exact.denoiser, x, 300.5, tolerance=1e-6)
     # The rest is that x_T is not quite N(0, I).
     torch.testing.assert_close(log_density, exact.log_density(x, 300.5), rtol=0, atol=2e-2)
-
-
-def test_the_divergence_is_the_trace_of_the_jacobian() -> None:
-    matrix = torch.tensor([[2.0, 5.0], [-1.0, 0.5]]).double()
-
-    def f(x: torch.Tensor) -> torch.Tensor:
-        return x @ matrix.T + x.pow(3)
-
-    x = torch.randn(6, 2, dtype=torch.float64, generator=stream(0, "x"))
-    y, divergence = _with_divergence(f, x)
-    assert torch.equal(y, f(x))
-    assert not y.requires_grad
-    for k in range(6):
-        jacobian = torch.autograd.functional.jacobian(lambda point: f(point[None])[0], x[k])
-        assert float(divergence[k]) == pytest.approx(float(jacobian.trace()))
 
 
 def test_the_density_of_any_flow_integrates_to_one() -> None:

@@ -1,6 +1,6 @@
-"""How a network may offer code of its own for the gradient of the loss.
+"""How networks and exact denoisers may offer code of their own for their derivatives.
 
-Networks implement it and the training loop calls it; the two rooms do not import each other.
+Those who implement it and those who call it are in rooms that do not import each other.
 """
 
 from typing import Protocol, runtime_checkable
@@ -25,3 +25,11 @@ class HasLossGradient(Protocol):
 
     def loss_gradient(self, batch: int) -> LossGradient | None:
         """Return the code for batches of this size; None leaves it to autograd."""
+
+
+@runtime_checkable
+class HasJacobian(Protocol):
+    """A function of (x_t, t) that also computes its derivative with respect to x_t."""
+
+    def with_jacobian(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predictions, shape (n, d), and their derivatives, shape (n, d, d)."""

@@ -30,8 +30,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ddpm.core.compute import in_parallel, log
 from ddpm.data.curves import Curve
@@ -195,8 +193,6 @@ class ExactDistribution:
             for time in t.unique():
                 v[t == time] = self.velocity(x_t[t == time], time[None])
             return v
-        if x_t.requires_grad or forward_ad.unpack_dual(x_t).tangent is not None:
-            return _differentiable_velocity(x_t, float(t), self)
         return self._velocity(x_t, float(t), self._moments(x_t, float(t)).mean_centre)
 
     def velocity_with_jacobian(
@@ -218,7 +214,7 @@ class ExactDistribution:
     def denoiser(self) -> Denoiser:
         """The Bayes-optimal denoiser, to use in place of a network."""
         return Denoiser(
-            self.velocity,
+            _Velocity(self),
             PREDICTIONS["v"],
             self.schedule,
             precision=torch.float64,
@@ -254,29 +250,19 @@ class ExactDistribution:
         return MixtureMoments(log_density, means[:, :2], mean_square)
 
 
-class _DifferentiableVelocity(torch.autograd.Function):
-    """E[v | x_t] with its derivative in closed form, in forward and in reverse mode."""
+@dataclass(frozen=True)
+class _Velocity:
+    """E[v | x_t] as a function with a derivative, in the way of a network."""
 
-    @staticmethod
-    def forward(ctx: FunctionCtx, x_t: Points, t: float, exact: ExactDistribution) -> Points:
-        v, ctx.jacobian = exact.velocity_with_jacobian(x_t, t)  # type: ignore[attr-defined]
-        return v
+    exact: ExactDistribution
 
-    @staticmethod
-    def jvp(ctx: FunctionCtx, tangent: Points, *_: None) -> Points:
-        product: Tensor = (ctx.jacobian @ tangent[..., None])[..., 0]  # type: ignore[attr-defined]
-        return product
+    def __call__(self, x_t: Points, t: Float64[Tensor, " #n"]) -> Points:
+        return self.exact.velocity(x_t, t)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Points) -> tuple[Points, None, None]:
-        # The Jacobian is symmetric.
-        return _DifferentiableVelocity.jvp(ctx, gradient), None, None
-
-
-_differentiable_velocity: Callable[[Points, float, ExactDistribution], Points] = (
-    _DifferentiableVelocity.apply
-)
+    def with_jacobian(
+        self, x_t: Points, t: Float64[Tensor, "1"]
+    ) -> tuple[Points, Float64[Tensor, "n 2 2"]]:
+        return self.exact.velocity_with_jacobian(x_t, float(t))
 
 
 def _outer(x: Points) -> Float64[Tensor, "n 2 2"]:

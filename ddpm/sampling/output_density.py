@@ -4,25 +4,22 @@ A deterministic sampler maps x_T to x_0, whatever the number of its steps. By ch
 
     log q(x_0) = log N(x_T; 0, I) - log |det d x_0 / d x_T|
 
-The Jacobian is taken through all steps by forward-mode differentiation, in float64. Where the map
+The Jacobian is taken through all steps, in float64: see `ddpm.diffusion.tangents`. Where the map
 folds, x_0 has several preimages and this is a lower bound of log q(x_0). A negative determinant
 means that a point lies on a fold's reversed sheet.
-
-References:
-    Baydin et al. 2018 (forward mode), https://arxiv.org/abs/1502.05767
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ddpm.core.compute import in_parallel
 from ddpm.core.errors import UserError
 from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.tangents import identity_like, stack, unstack, with_tangents
 from ddpm.flow.likelihood import flow_with_log_density, log_normal
 from ddpm.sampling.loop import run_sampler
 from ddpm.sampling.one_step import ODE
@@ -84,40 +81,26 @@ def output_density(
     denoiser = denoiser.double()
     if isinstance(sampler, ODE):
         return _flow_density(denoiser, x_T, sampler.tolerance)
-    generator = torch.Generator()
+    carrying, generator = with_tangents(denoiser), torch.Generator()
 
-    def run(x: Points) -> Points:
-        return run_sampler(sampler, denoiser, x, times, generator=generator).x
+    def run(block: Points) -> tuple[Points, PerPoint]:
+        start = stack(block, identity_like(block))
+        x, jacobian = unstack(run_sampler(sampler, carrying, start, times, generator=generator).x)
+        return x, torch.linalg.det(jacobian)
 
-    x, determinant = _with_determinant(run, x_T)
+    blocks = in_parallel(run, x_T.split(_BLOCK))
+    x, determinant = (torch.cat(part) for part in zip(*blocks, strict=True))
     return OutputDensity(x, log_normal(x_T) - determinant.abs().log(), determinant)
 
 
 def _flow_density(denoiser: Denoiser, x_T: Points, tolerance: float) -> OutputDensity:
-    """Output of `ODE`: the flow's own likelihood, with no need to differentiate its many steps."""
+    """Output of `ODE`: the likelihood of the flow."""
     end = 0 if denoiser.regular else 1
     x, log_density = flow_with_log_density(denoiser, x_T, end, tolerance=tolerance)
     determinant = (log_normal(x_T) - log_density).exp()
     if end > 0:
-        x, last = _with_determinant(lambda y: denoiser(y, end)[0], x)
-        determinant = determinant * last
-        log_density = log_density - last.abs().log()
+        x0_hat, _ = with_tangents(denoiser)(stack(x, identity_like(x)), end)
+        x, jacobian = unstack(x0_hat)
+        last = torch.linalg.det(jacobian)
+        log_density, determinant = log_density - last.abs().log(), determinant * last
     return OutputDensity(x, log_density, determinant)
-
-
-def _with_determinant(f: Callable[[Points], Points], x: Points) -> tuple[Points, PerPoint]:
-    """Evaluate f, which maps each point independently of the others, and det d f / d x."""
-    d = x.shape[1]
-
-    def evaluate(block: Points) -> tuple[Points, PerPoint]:
-        # Each point stands there d times, once for each direction.
-        directions = torch.eye(d, dtype=torch.float64).repeat(len(block), 1)
-        y = f(forward_ad.make_dual(block.repeat_interleave(d, 0), directions))
-        value, tangents = forward_ad.unpack_dual(y)
-        return value[::d], torch.linalg.det(tangents.view(-1, d, d))
-
-    # One level for all threads: PyTorch has no more.
-    with torch.no_grad(), forward_ad.dual_level():
-        blocks = in_parallel(evaluate, x.split(_BLOCK))
-    values, determinants = (torch.cat(part) for part in zip(*blocks, strict=True))
-    return values, determinants
