@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddpm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 _AVAILABLE: dict[str, Callable[[], bool]] = {
     "cuda": torch.cuda.is_available,
@@ -61,6 +65,19 @@ def log(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.log2(x) * math.log(2)
 
 
+def matmul(x: Float[Tensor, "*batch n"], y: Float[Tensor, "n m"]) -> Float[Tensor, "*batch m"]:
+    """Matrix product, without a graph for autograd.
+
+    On one thread of the CPU it is NumPy's, whose bits can be pinned at less cost than those of MKL,
+    which torch calls: with MKL_CBWR=COMPATIBLE, MKL is three times slower. Several threads are left
+    to torch, since those of NumPy would compete with them.
+    """
+    if x.device.type != "cpu" or torch.get_num_threads() > 1:
+        return torch.matmul(x, y)
+    rows = torch.from_numpy(x.flatten(0, -2).numpy() @ y.detach().numpy())
+    return rows.unflatten(0, x.shape[:-1])
+
+
 def distances(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"]) -> Float[Tensor, "n m"]:
     """Euclidean distance from each x to each y.
 
@@ -96,7 +113,7 @@ def in_parallel(
     workers = _workers() if device is None or device.type == "cpu" else 1
     if min(workers, len(items)) <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
+    with one_thread_for_matrices(), ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
 
 
@@ -120,11 +137,16 @@ def one_thread_for_matrices() -> AbstractContextManager[object]:
 
     Threads that share small matrices mostly wait for one another.
     """
-    # Not at the top: importing it sets an environment variable.
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    limits: AbstractContextManager[object] = _thread_pools().limit(limits=1, user_api="blas")
     return limits
+
+
+@cache
+def _thread_pools() -> "ThreadpoolController":
+    # Not at the top: importing it sets an environment variable.
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _workers() -> int:

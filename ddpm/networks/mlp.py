@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from typing_extensions import override
 
-from ddpm.core.compute import sqrt
+from ddpm.core.compute import matmul, sqrt
 from ddpm.core.gradient import LossGradient
 from ddpm.core.settings import Integer, Positive
 from ddpm.networks.mlp_gradient import MLPGradient
@@ -100,11 +100,32 @@ class ResidualMLP(Network):
     def forward(
         self, x_t: Float[Tensor, "batch 2"], t: Float[Tensor, " #batch"]
     ) -> Float[Tensor, "batch 2"]:
-        h: Tensor = self.read_in(self.features(x_t, t))
+        h = _affine(self.features(x_t, t), self.read_in)
         for block in self.blocks:
-            h = h + block(silu(h))
-        prediction: Tensor = self.read_out(silu(h))
-        return prediction
+            h = h + _affine(silu(h), block)
+        return _affine(silu(h), self.read_out)
+
+    @torch.no_grad()
+    def with_jacobian(
+        self, x_t: Float[Tensor, "batch 2"], t: Float[Tensor, " #batch"]
+    ) -> tuple[Float[Tensor, "batch 2"], Float[Tensor, "batch 2 2"]]:
+        """Predict, and differentiate the prediction with respect to x_t.
+
+        Tangents, the derivatives in both directions, pass through each layer with the values.
+        """
+        features = self.features(x_t, t)
+        sin, cos = features[:, 2:].split(self.settings.fourier_features, dim=1)[:2]
+        tangents = features.new_zeros(_DIMENSIONS, *features.shape)
+        for k, frequencies in enumerate(2 * math.pi * self.frequencies):
+            tangents[k, :, k] = 1
+            slopes = torch.cat((frequencies * cos, -frequencies * sin), dim=1)
+            tangents[k, :, 2 : 2 + slopes.shape[1]] = slopes
+        h, dh = _affine(features, self.read_in), _linear(tangents, self.read_in)
+        for block in self.blocks:
+            s, ds = silu(h), torch.ops.aten.silu_backward(dh, h)
+            h, dh = h + _affine(s, block), dh + _linear(ds, block)
+        s, ds = silu(h), torch.ops.aten.silu_backward(dh, h)
+        return _affine(s, self.read_out), _linear(ds, self.read_out).permute(1, 2, 0)
 
     def features(
         self, x_t: Float[Tensor, "*batch 2"], t: Float[Tensor, "*#batch"]
@@ -120,3 +141,18 @@ class ResidualMLP(Network):
     def loss_gradient(self, batch: int) -> LossGradient | None:
         on_cpu = self.frequencies.device.type == "cpu"
         return MLPGradient(self, batch) if on_cpu else None
+
+
+def _affine(x: Float[Tensor, "*batch inputs"], layer: nn.Module) -> Float[Tensor, "*batch outputs"]:
+    """Evaluate a layer."""
+    if torch.is_grad_enabled():
+        y: Tensor = layer(x)
+        return y
+    weight, bias = layer.parameters()
+    return matmul(x, weight.T).add_(bias)
+
+
+def _linear(x: Float[Tensor, "*batch inputs"], layer: nn.Module) -> Float[Tensor, "*batch outputs"]:
+    """Evaluate a layer without its bias."""
+    weight, _ = layer.parameters()
+    return matmul(x, weight.T)
