@@ -73,7 +73,8 @@ def matmul(x: Float[Tensor, "*batch n"], y: Float[Tensor, "n m"]) -> Float[Tenso
     to torch, since those of NumPy would compete with them.
     """
     if x.device.type != "cpu" or torch.get_num_threads() > 1:
-        return torch.matmul(x, y)
+        product: Tensor = torch.matmul(x, y)
+        return product
     rows = torch.from_numpy(x.flatten(0, -2).numpy() @ y.detach().numpy())
     return rows.unflatten(0, x.shape[:-1])
 
