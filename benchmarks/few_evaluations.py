@@ -95,7 +95,12 @@ def measure(params: Params, model: ModelUnderTest) -> dict[Row, Quality]:
     settings = params.optimise_spacings
     sampler = sampler_of(params, model.schedule, settings.sampler)
     spacings = optimised_spacings(
-        model, sampler, _EVALUATIONS, n=settings.n, tolerance=settings.tolerance
+        model,
+        sampler,
+        _EVALUATIONS,
+        n=settings.n,
+        tolerance=settings.tolerance,
+        iterations=settings.iterations,
     )
     generator = torch.Generator().manual_seed(10_000 + model.seed)
     true_set = model.dataset.sample(_N, generator=generator)

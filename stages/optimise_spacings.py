@@ -22,6 +22,7 @@ def main() -> None:
             [steps for steps in settings.steps if steps <= model.schedule.T],
             n=settings.n,
             tolerance=settings.tolerance,
+            iterations=settings.iterations,
         )
     write_json(SPACINGS_FILE, spacings)
 

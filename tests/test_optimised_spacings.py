@@ -1,57 +1,99 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import shipped_schedule
 from exact_cases import gaussian_model
+from spiral_cases import SCALING
 
 from ddpm.core.compute import stream
 from ddpm.data.datasets import Spiral
-from ddpm.data.scaling import Scaling
-from ddpm.flow.probability_flow import flow_samples
 from ddpm.reference.distribution import ExactDistribution
-from ddpm.sampling.loop import run_sampler
+from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.sampling.multistep import UniPC
 from ddpm.sampling.one_step import DDIM
 from ddpm.sampling.spacings import OPTIMISED, sampling_times
-from ddpm.studies.optimised_spacings import optimise, optimised_spacings, solve_linear
+from ddpm.studies import optimised_spacings as module
+from ddpm.studies.optimised_spacings import (
+    Objective,
+    distance_from_flow,
+    divergence_from_truth,
+    optimise,
+    optimised_spacings,
+    solve_linear,
+)
+from ddpm.studies.reverse_kl import ReverseKL
+
+STEPS = 6
 
 
-def test_optimised_times_reduce_the_error_on_unseen_points() -> None:
-    scaling = Scaling(torch.tensor([0.04, -0.11]).double(), 0.577)
-    schedule = shipped_schedule("linear", 1000)
-    exact = ExactDistribution.from_dataset(Spiral(noise=0.02), scaling, schedule)
-    x_T, unseen_x_T = torch.randn(2, 200, 2, dtype=torch.float64, generator=stream(0, "x_T"))
-    targets, unseen_targets = (
-        flow_samples(exact.denoiser, x, noise=0.02, tolerance=1e-4) for x in (x_T, unseen_x_T)
-    )
-    start = sampling_times("log_snr", schedule, 5)
-    optimised = optimise(UniPC(), exact.denoiser, start, x_T, targets)
+def spiral_model() -> ModelUnderTest:
+    dataset = Spiral(noise=0.02)
+    exact = ExactDistribution.from_dataset(dataset, SCALING, shipped_schedule("linear", 1000))
+    return ModelUnderTest(exact.denoiser, exact, dataset, SCALING, seed=0)
+
+
+@pytest.mark.parametrize("name", ["divergence", "distance"])
+def test_optimised_times_reduce_the_error_on_unseen_points(name: str) -> None:
+    model = spiral_model()
+
+    def objective(seed: int) -> Objective:
+        seeded, denoiser = replace(model, seed=seed), model.exact.denoiser
+        if name == "distance":
+            return distance_from_flow(seeded, UniPC(), denoiser, n=300, tolerance=1e-4)
+        return divergence_from_truth(seeded, UniPC(), denoiser, n=300)
+
+    best_start = optimise(objective(1), model.schedule, STEPS, iterations=0)
+    optimised = optimise(objective(1), model.schedule, STEPS, iterations=10)
     assert optimised[0] == 1000
-    assert len(optimised) == 5
+    assert len(optimised) == STEPS
     assert all(t > s for t, s in itertools.pairwise((*optimised, 0)))
+    unseen = objective(2)
+    errors = [
+        unseen(times).error
+        for times in (sampling_times("log_snr", model.schedule, STEPS), best_start, optimised)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[2] < 0.95 * errors[1]
 
-    def median_error(times: list[float]) -> float:
-        generator = torch.Generator()
-        x = run_sampler(UniPC(), exact.denoiser, unseen_x_T, times, generator=generator).x
-        return float((x - unseen_targets).square().sum(1).sqrt().median())
 
-    assert median_error(optimised) < 0.4 * median_error(start)
-    # The search has converged: started from its own result, it gains little.
-    again = optimise(UniPC(), exact.denoiser, optimised, x_T, targets)
-    assert median_error(again) == pytest.approx(median_error(optimised), rel=0.3)
+def test_the_divergence_is_minimal_where_the_density_is_the_truth() -> None:
+    # The slopes are the derivative of the error: v + 0.3 (exp(-v) - 1), with limits.
+    model = spiral_model()
+    measured = torch.linspace(-6, 20, 2001, dtype=torch.float64)
+
+    def fake(*_: object, **__: object) -> ReverseKL:
+        return ReverseKL(measured, torch.zeros(len(measured), dtype=torch.bool))
+
+    errors, slopes = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "reverse_kl", fake)
+        objective = divergence_from_truth(model, UniPC(), model.exact.denoiser, n=2)
+        all_points = measured
+        for value in all_points.split(1):
+            measured = value
+            evaluation = objective([1000.0])
+            errors.append(evaluation.error)
+            slopes.append(float(evaluation.slopes))
+    numeric = torch.tensor(errors).double().diff() / all_points.diff()
+    middle = (torch.tensor(slopes[1:]).double() + torch.tensor(slopes[:-1]).double()) / 2
+    torch.testing.assert_close(numeric, middle, rtol=1e-3, atol=1e-3)
 
 
 def test_both_spacings_are_optimised_for_every_number_of_steps() -> None:
-    model = gaussian_model(T=100)
-    spacings = optimised_spacings(model, DDIM(eta=0), [1, 2, 4], n=30, tolerance=1e-4)
-    assert list(spacings) == list(OPTIMISED)
-    for by_steps in spacings.values():
-        lengths = {steps: len(times) for steps, times in by_steps.items()}
-        assert lengths == {"1": 1, "2": 2, "4": 4}
-        assert all(times[0] == 100 for times in by_steps.values())
-    # The model is the exact denoiser here.
-    assert spacings["optimised_truth"] == spacings["optimised_model"]
+    for noise in (0.6, 0.0):
+        model = gaussian_model(T=100, noise=noise)
+        spacings = optimised_spacings(
+            model, DDIM(eta=0), [1, 2, 4], n=30, tolerance=1e-4, iterations=2
+        )
+        assert list(spacings) == list(OPTIMISED)
+        for by_steps in spacings.values():
+            lengths = {steps: len(times) for steps, times in by_steps.items()}
+            assert lengths == {"1": 1, "2": 2, "4": 4}
+            assert all(times[0] == 100 for times in by_steps.values())
+        # The model is the exact denoiser here.
+        assert spacings["optimised_truth"] == spacings["optimised_model"]
 
 
 def test_a_small_linear_system_is_solved_as_torch_solves_it() -> None:

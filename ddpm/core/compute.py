@@ -72,11 +72,13 @@ def matmul(x: Float[Tensor, "*batch n"], y: Float[Tensor, "n m"]) -> Float[Tenso
     which torch calls: with MKL_CBWR=COMPATIBLE, MKL is three times slower. Several threads are left
     to torch, since those of NumPy would compete with them.
     """
+    product: Tensor
     if x.device.type != "cpu" or torch.get_num_threads() > 1:
-        product: Tensor = torch.matmul(x, y)
-        return product
-    rows = torch.from_numpy(x.flatten(0, -2).numpy() @ y.detach().numpy())
-    return rows.unflatten(0, x.shape[:-1])
+        product = x @ y
+    else:
+        rows = torch.from_numpy(x.flatten(0, -2).numpy() @ y.detach().numpy())
+        product = rows.unflatten(0, x.shape[:-1])
+    return product
 
 
 def distances(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"]) -> Float[Tensor, "n m"]:

@@ -150,12 +150,14 @@ def _refuse_many_steps(values: tuple[int, ...]) -> tuple[int, ...]:
 class OptimiseSpacingsSettings(Settings):
     """Sampler and numbers of steps whose times are optimised.
 
-    The error is measured on `n` points, against the flow solved to `tolerance`.
+    The error is measured on `n` points; for data without noise, against the flow solved to
+    `tolerance`. A search takes at most `iterations`.
     """
 
     sampler: str
     steps: Annotated[Numbers, AfterValidator(_refuse_many_steps)]
     n: Annotated[Integer, Field(ge=10, le=100_000)]
+    iterations: Annotated[Integer, Field(ge=0, le=1000)]
     tolerance: Tolerance
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ddpm.core.compute import in_parallel
+from ddpm.core.compute import in_parallel, log
 from ddpm.core.errors import UserError
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.tangents import identity_like, stack, unstack, with_tangents
@@ -25,7 +25,7 @@ from ddpm.sampling.loop import run_sampler
 from ddpm.sampling.one_step import ODE
 from ddpm.sampling.sampler import Sampler
 
-Points = Float64[Tensor, "n d"]
+Points = Float64[Tensor, "n 2"]
 PerPoint = Float64[Tensor, " n"]
 
 # Points in one task of a thread.
@@ -86,11 +86,11 @@ def output_density(
     def run(block: Points) -> tuple[Points, PerPoint]:
         start = stack(block, identity_like(block))
         x, jacobian = unstack(run_sampler(sampler, carrying, start, times, generator=generator).x)
-        return x, torch.linalg.det(jacobian)
+        return x, _determinant(jacobian)
 
     blocks = in_parallel(run, x_T.split(_BLOCK))
     x, determinant = (torch.cat(part) for part in zip(*blocks, strict=True))
-    return OutputDensity(x, log_normal(x_T) - determinant.abs().log(), determinant)
+    return OutputDensity(x, log_normal(x_T) - log(determinant.abs()), determinant)
 
 
 def _flow_density(denoiser: Denoiser, x_T: Points, tolerance: float) -> OutputDensity:
@@ -101,6 +101,12 @@ def _flow_density(denoiser: Denoiser, x_T: Points, tolerance: float) -> OutputDe
     if end > 0:
         x0_hat, _ = with_tangents(denoiser)(stack(x, identity_like(x)), end)
         x, jacobian = unstack(x0_hat)
-        last = torch.linalg.det(jacobian)
-        log_density, determinant = log_density - last.abs().log(), determinant * last
+        last = _determinant(jacobian)
+        log_density, determinant = log_density - log(last.abs()), determinant * last
     return OutputDensity(x, log_density, determinant)
+
+
+def _determinant(matrices: Float64[Tensor, "n 2 2"]) -> PerPoint:
+    (a, b), (c, d) = matrices.permute(1, 2, 0)
+    determinants: Tensor = a * d - b * c
+    return determinants

@@ -68,7 +68,13 @@ class ReverseKL(NamedTuple):
 
 
 def reverse_kl(
-    model: ModelUnderTest, sampler: Sampler, denoiser: Denoiser, times: Sequence[float], *, n: int
+    model: ModelUnderTest,
+    sampler: Sampler,
+    denoiser: Denoiser,
+    times: Sequence[float],
+    *,
+    n: int,
+    name: str = "reverse_kl",
 ) -> ReverseKL:
     """Measure a deterministic sampler on n points x_T, the same for all samplers of a model.
 
@@ -78,8 +84,9 @@ def reverse_kl(
         denoiser: The denoiser that it uses.
         times: Decreasing times of its steps.
         n: Number of points.
+        name: Random stream of the points.
     """
-    x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, "reverse_kl"))
+    x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, name))
     output = output_density(sampler, denoiser, x_T, times)
     log_ratios = output.log_density - model.exact.log_density(output.x, 0)
     return ReverseKL(log_ratios, output.determinant < 0)
