@@ -55,7 +55,7 @@ class LossSettings(Settings):
     """
 
     neighbours: Annotated[Integer, Field(ge=1, le=4096)]
-    time_power: Annotated[Real, Field(ge=0, le=0.9)]
+    time_power: Annotated[Real, Field(ge=0, le=0.8)]
     integer_times: bool
 
 

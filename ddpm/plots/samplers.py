@@ -1,55 +1,89 @@
 """Figures that compare samplers, and that attribute the error to the network or the sampler."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddpm.plots.style import MODEL, TRUTH, OtherPoints, cloud, styled
 
+# Colours of Okabe and Ito and a grey, which colour-blind readers can distinguish.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+# Least distance between the names of two lines, as a part of the axis.
+_SPREAD = 0.05
+# Where no sample strays, the figure shows this percentage.
+_NO_STRAYS = 0.01
+
 
 @styled()
 def samplers(table: pd.DataFrame) -> Figure:
-    """Energy distance over evaluations, log-log; `table` has columns of reports/samplers.csv."""
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    se = table["energy_distance_se"].min()
-    floor = table["energy_distance_floor"][0]
-    lines = sorted(set(zip(table["sampler"], table["spacing"], strict=True)))
-    colors = dict(zip(lines, colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
-    for axes, denoiser, style in zip(panels, ("exact", "network"), ("--", "-"), strict=True):
-        for sampler, spacing in lines:
-            cells = table[
-                (table["sampler"] == sampler)
-                & (table["spacing"] == spacing)
-                & (table["denoiser"] == denoiser)
-            ]
-            # A distance within one standard error of the floor is drawn at that standard error: it
-            # cannot be distinguished from the floor, and the axis is logarithmic.
-            excess = (cells["energy_distance"] - floor).clip(lower=se)
-            axes.plot(
-                *(cells["evaluations"], excess, style),
-                marker="o",
-                markersize=3,
-                color=colors[sampler, spacing],
-                label=f"{sampler}  {spacing}",
-            )
-        axes.axhspan(se / 3, se, color=TRUTH, alpha=0.15)
-        axes.set(xscale="log", yscale="log", xlabel="evaluations of the denoiser")
-        axes.set_title(f"{denoiser} denoiser" if denoiser == "exact" else denoiser)
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("energy distance less its floor")
-    panels[0].text(
-        0.02,
-        0.02,
-        "within one standard error of true sets",
-        transform=panels[0].transAxes,
-        fontsize=7,
-    )
-    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+    """Nats and strays over evaluations, log-log; `table` has columns of reports/samplers.csv.
+
+    A value within two standard errors of 0 is drawn as an arrow that starts there, and a lower
+    bound as a hollow point.
+    """
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    colors = dict(zip(table["sampler"].unique(), itertools.cycle(_COLORS), strict=False))
+    network, exact = (table[table["denoiser"] == name] for name in ("network", "exact"))
+    for axes, cells in zip(panels, (exact, network), strict=False):
+        small = cells["reverse_kl"] < 2 * cells["reverse_kl_se"]
+        nats = cells["reverse_kl"].where(~small, 2 * cells["reverse_kl_se"])
+        se = cells["reverse_kl_se"].where(~small, 0)
+        _lines(axes, cells, nats, se, colors, arrows=small, hollow=cells["folded"] > 0)
+    strays = 100 * network["strays"]
+    none = strays == 0
+    _lines(panels[2], network, strays.where(~none, _NO_STRAYS), 0 * strays, colors, arrows=none)
+    panels[0].set_title("KL(sampler || truth) in nats, exact denoiser")
+    panels[1].set_title("KL(sampler || truth) in nats, network")
+    panels[2].set_title("strays in per cent, network")
+    for axes in panels:
+        axes.set_xlabel("evaluations of the denoiser")
     return figure
+
+
+def _lines(
+    axes: Axes,
+    cells: pd.DataFrame,
+    values: pd.Series,
+    se: pd.Series,
+    colors: Mapping[str, str],
+    *,
+    arrows: pd.Series,
+    hollow: pd.Series | None = None,
+) -> None:
+    """Draw a line with its name for each sampler and spacing, where there are values."""
+    axes.set(xscale="log", yscale="log")
+    axes.grid(alpha=0.3)
+    hollow = pd.Series(False, index=cells.index) if hollow is None else hollow
+    ends = []
+    for (sampler, spacing), line in cells[values.notna()].groupby(["sampler", "spacing"]):
+        x, y, color = line["evaluations"], values[line.index], colors[str(sampler)]
+        axes.errorbar(x, y, se[line.index], color=color, linewidth=1, elinewidth=0.8)
+        for k in line.index:
+            marker = "v" if arrows[k] else "o"
+            face = "white" if hollow[k] else color
+            axes.plot(x[k], y[k], marker, markersize=4, color=color, markerfacecolor=face)
+        ends.append((float(x.iloc[-1]), float(y.iloc[-1]), f"{sampler} {spacing}", color))
+    low, high = map(math.log10, axes.get_ylim())
+    previous = -math.inf
+    for end, value, name, color in sorted(ends, key=lambda line_end: line_end[1]):
+        # Names of lines that end close to one another are moved apart.
+        height = max((math.log10(value) - low) / (high - low), previous + _SPREAD)
+        previous = height
+        axes.annotate(
+            *(name, (end, value)),
+            xytext=(1.02, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=6.5,
+            color=color,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "alpha": 0.6},
+        )
 
 
 @styled()

@@ -1,7 +1,8 @@
 """The validation loss of training, and the least loss that is possible on the same noisy points.
 
 Most of a denoising loss cannot be learned. On the same x_t and targets, the exact denoiser shows
-how much, and the difference is known far better than either loss.
+how much. The squared distance between the two predictions is known far better than the difference
+of their losses.
 """
 
 import torch

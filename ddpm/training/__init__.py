@@ -1,4 +1,4 @@
-"""The training loop, and the checkpoints from which it resumes.
+"""What a network learns (times, noise, averaged targets), the loop that trains it, and checkpoints.
 
 May import `core`, `data` and `diffusion`.
 """

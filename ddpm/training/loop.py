@@ -1,6 +1,6 @@
 """The training loop: AdamW with warm-up and decay, and an exponential average of the weights.
 
-Batches are drawn a few steps ahead on a second thread, where a core is free. They depend only on
+Batches are drawn ahead of the steps on a second thread, where a core is free. They depend only on
 their own random stream, so this changes no bit.
 
 References:

@@ -30,6 +30,7 @@ from ddpm.core.compute import sqrt
 
 # A cell is used up to a noise level (of the variance-exploding process) of its radius, the standard
 # deviation of its points, divided by this. Smaller cells miss points that could have led to x_t.
+# For more noise than the largest cell, all points, allows, it is used nevertheless.
 _RADIUS = 5.0
 # Noise levels above this are lowered to it: an infinite one stands for no signal, where the weights
 # are equal. The last set may have fewer points and is filled with one that is so far away that it
