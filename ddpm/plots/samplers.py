@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddpm.plots.style import MODEL, TRUTH, OtherPoints, cloud, styled
+from ddpm.plots.style import MODEL, NOISE, TRUTH, OtherPoints, cloud, styled
 
 # Colours of Okabe and Ito and a grey, which colour-blind readers can distinguish.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
@@ -107,43 +107,36 @@ def few_steps(points: Mapping[str, OtherPoints], shown: Sequence[Sequence[str]])
 
 @styled()
 def attribution(results: Mapping[str, Any]) -> Figure:
-    """Energy distance and log density of each combination of denoiser and sampler.
+    """Log density of each combination of denoiser and sampler, relative to that of true points.
 
     Args:
         results: Contents of reports/attribution.json.
     """
-    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(7, 2.9), layout="constrained")
+    axes = figure.subplots()
     combinations = {
-        "exact_sampler": "exact denoiser\n+ this sampler",
-        "network_solver": "network\n+ converged solver",
-        "network_sampler": "network\n+ this sampler",
-        "exact_solver": "exact denoiser\n+ converged solver",
+        "exact_sampler": "exact denoiser, this sampler",
+        "network_solver": "network, converged solver",
+        "network_sampler": "network, this sampler",
+        "exact_solver": "exact denoiser, converged solver",
     }
-    for row, name in enumerate(combinations):
-        for axes, measure in ((left, "energy_distance"), (right, "log_density")):
-            estimate = results[name][measure]
-            axes.errorbar(
-                *(estimate["value"], row),
-                xerr=2 * estimate["se"],
-                fmt="o",
-                color=MODEL,
-                capsize=3,
-            )
-    floor = results["exact_sampler"]["energy_distance"]["floor"]
     truth = results["truth"]["log_density"]
-    left.axvline(floor, color=TRUTH, label="floor: true against true")
-    right.axvline(truth["value"], color=TRUTH, label="of true points, ± 2 se")
-    right.axvspan(
-        *(truth["value"] - 2 * truth["se"], truth["value"] + 2 * truth["se"]),
-        color=TRUTH,
-        alpha=0.2,
+    for row, name in enumerate(combinations):
+        samples = results[name]["log_density"]
+        gap, error = samples["value"] - truth["value"], math.hypot(samples["se"], truth["se"])
+        axes.errorbar(gap, row, xerr=2 * error, fmt="o", color=MODEL, capsize=3)
+    reach = 1.1 * max(map(abs, axes.get_xlim()))
+    axes.axvline(0, color=TRUTH)
+    axes.set(xlim=(-reach, reach), ylim=(len(combinations) - 0.5, -0.9))
+    axes.set_yticks(range(len(combinations)), combinations.values())
+    axes.set_xlabel(
+        f"mean log density minus that of true points, at t = {results['t']}, nats (± 2 se)"
     )
-    left.set_yticks(range(len(combinations)), combinations.values())
-    left.set(title="energy distance, ± 2 se", ylim=(len(combinations) - 0.5, -0.5))
-    right.set_title(f"mean log density under the truth at t = {results['t']}, nats")
-    for axes in (left, right):
-        axes.locator_params(axis="x", nbins=5)
-        axes.legend(fontsize=7)
-        axes.grid(alpha=0.3, axis="x")
+    for x, side, text in (
+        (0.02, "left", "\N{LEFTWARDS ARROW} too spread out, or astray"),
+        (0.98, "right", "too thin \N{RIGHTWARDS ARROW}"),
+    ):
+        axes.text(x, 0.97, text, transform=axes.transAxes, ha=side, va="top", color=NOISE)
+    axes.locator_params(axis="x", nbins=7)
+    axes.grid(alpha=0.3, axis="x")
     return figure
