@@ -4,6 +4,7 @@ To add a figure, write a function in `ddpm.plots`, read its inputs and call it h
 new file under this stage in dvc.yaml.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,10 @@ from stages.common.tables import read_table
 
 # Fractions of T at which the reverse process is shown; most of the picture appears late.
 _TIMES = (1, 0.6, 0.3, 0.15, 0.05, 0)
-# Columns in the figure of few steps, and the most evaluations that count as few.
+# Columns in the figure of few steps, the most evaluations that count as few, and the rows: these,
+# or all if none of them was compared.
 _COLUMNS, _FEW = 3, 20
+_ROWS = ("ddim/trailing", "unipc/log_snr", "unipc/optimised_model")
 # Points in the animation that is in git.
 _SMALL = 600
 _SCORE = tuple(f"score_{name}" for name in ("t", "sigma", "at", "truth", "model", "log_density"))
@@ -99,17 +102,29 @@ def _model_figures() -> dict[str, Figure]:
 
 
 def _sampler_figures() -> dict[str, Figure]:
-    energy = "energy_distance"
-    columns = ("evaluations", energy, f"{energy}_se", f"{energy}_floor")
-    text = ("sampler", "spacing", "denoiser")
-    table = read_table(SAMPLERS_CSV, columns, stage="compare_samplers", text=text)
+    table = read_table(
+        SAMPLERS_CSV,
+        ("evaluations", "strays"),
+        stage="compare_samplers",
+        text=("sampler", "spacing", "denoiser"),
+        sparse=("reverse_kl", "reverse_kl_se", "folded"),
+    )
     names = ["sampler", "spacing", "evaluations", "denoiser"]
-    keys = ["/".join(map(str, row)) for row in table[names].itertuples(index=False)]
+    table.index = ["/".join(map(str, row)) for row in table[names].itertuples(index=False)]
+    keys = list(table.index)
     points = read_arrays(COMPARED, keys, stage="compare_samplers")
+    truth, reach = read_arrays(
+        FIELDS, ("density_truth", "density_reach"), stage="measure_model"
+    ).values()
+    nats = {
+        key: "" if math.isnan(kl) else f"{'≥ ' if folded > 0 else ''}{kl:.2g} nats"
+        for key, kl, folded in zip(keys, table["reverse_kl"], table["folded"], strict=True)
+    }
+    few = samplers.few_steps(points, _few_evaluations(keys), nats, truth, float(reach))
     attribution = read_json(ATTRIBUTION, stage="attribute_error")
     return {
         "samplers": samplers.samplers(table),
-        "few_steps": samplers.few_steps(points, _few_evaluations(keys)),
+        "few_steps": few,
         "attribution": samplers.attribution(attribution),
     }
 
@@ -121,12 +136,12 @@ def _few_evaluations(keys: list[str]) -> list[list[str]]:
         sampler, spacing, _, denoiser = key.split("/")
         if denoiser == "network":
             lines.setdefault(f"{sampler}/{spacing}", []).append(key)
-    few = [
-        line[:_COLUMNS]
-        for line in lines.values()
+    few = {
+        name: line[:_COLUMNS]
+        for name, line in lines.items()
         if len(line) >= _COLUMNS and int(line[_COLUMNS - 1].split("/")[2]) <= _FEW
-    ]
-    return few or [[keys[0]]]
+    }
+    return [few[name] for name in _ROWS if name in few] or list(few.values()) or [[keys[0]]]
 
 
 def _sample_caption(metrics: dict[str, Any]) -> str:

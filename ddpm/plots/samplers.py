@@ -5,11 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddpm.plots.style import MODEL, NOISE, TRUTH, OtherPoints, cloud, styled
+from ddpm.plots.style import MODEL, NOISE, TRUTH, OtherPoints, cloud, square_extent, styled
 
 # Colours of Okabe and Ito and a grey, which colour-blind readers can distinguish.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
@@ -87,20 +89,36 @@ def _lines(
 
 
 @styled()
-def few_steps(points: Mapping[str, OtherPoints], shown: Sequence[Sequence[str]]) -> Figure:
-    """Samples drawn with few evaluations.
+def few_steps(
+    points: Mapping[str, OtherPoints],
+    shown: Sequence[Sequence[str]],
+    nats: Mapping[str, str],
+    truth: Float[np.ndarray, "n n"],
+    reach: float,
+) -> Figure:
+    """Samples drawn with few evaluations, over the true density, with their nats.
 
     Args:
         points: Samples by "sampler/spacing/evaluations/denoiser", as in data/compared.npz.
         shown: Keys of `points`, one row for each sampler and spacing.
+        nats: KL(sampler || truth) in words, by the same keys; empty where it is not known.
+        truth: Exact log density on a square grid, data units; rows are y, columns are x.
+        reach: The square is [-reach, reach]^2.
     """
-    figure = Figure(figsize=(1.9 * len(shown[0]), 2.1 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(2.3 * len(shown[0]), 2.5 * len(shown)), layout="constrained")
     rows = figure.subplots(len(shown), len(shown[0]), sharex=True, sharey=True, squeeze=False)
     for axes_row, keys in zip(rows, shown, strict=True):
         for axes, key in zip(axes_row, keys, strict=True):
             sampler, spacing, evaluations, _ = key.split("/")
-            cloud(axes, points[key], MODEL, limit=1.25)
-            axes.set_title(f"{evaluations} evaluations")
+            axes.imshow(
+                np.exp(truth.clip(max=50)) ** 0.5,
+                extent=square_extent(reach, len(truth)),
+                origin="lower",
+                cmap="Greys",
+                alpha=0.6,
+            )
+            cloud(axes, points[key], MODEL, limit=reach, size=1.2)
+            axes.set_title(f"{evaluations} evaluations" + f": {nats[key]}" * bool(nats[key]))
         axes_row[0].set_ylabel(f"{sampler}\n{spacing}")
     return figure
 
