@@ -1,5 +1,6 @@
 import functools
 import inspect
+import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -65,16 +66,22 @@ CELL = "ddim/trailing/5/network"
 SAMPLERS = pd.DataFrame(
     [
         {
-            "sampler": "ddim",
+            "sampler": sampler,
             "spacing": "trailing",
             "evaluations": evaluations,
             "denoiser": denoiser,
-            "energy_distance": distance,
-            "energy_distance_se": 0.001,
-            "energy_distance_floor": 0.0001,
+            "reverse_kl": kl,
+            "reverse_kl_se": 0.001,
+            "folded": folded,
+            "strays": strays,
         }
         for denoiser in ("network", "exact")
-        for evaluations, distance in ((5, 0.1), (10, -0.0002))
+        for sampler, evaluations, kl, folded, strays in (
+            ("ddim", 5, 0.1, 0.2, 0.3),
+            ("ddim", 10, 0.05, 0.0, 0.1),
+            ("ddim", 20, -0.0002, 0.0, 0.0),
+            ("ddpm", 20, math.nan, math.nan, 0.05),
+        )
     ]
 )
 
@@ -93,7 +100,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "density": lambda: fields.densities("KL", SURFACE, SURFACE - 0.1, np.array(1.25)),
     "attribution": lambda: samplers.attribution(ATTRIBUTION),
     "samplers": lambda: samplers.samplers(SAMPLERS),
-    "few_steps": lambda: samplers.few_steps({CELL: POINTS}, [[CELL, CELL]]),
+    "few_steps": lambda: samplers.few_steps(
+        {CELL: POINTS}, [[CELL, CELL]], {CELL: "0.1 nats"}, SURFACE, 1.25
+    ),
 }
 ANIMATIONS: dict[str, Callable[[Path], None]] = {
     "forward": lambda path: forward.forward_animation(FRAMES, LABELS, path),
@@ -113,7 +122,8 @@ def test_every_figure_and_animation_is_tested() -> None:
     source = inspect.getsource(sys.modules[__name__])
     for module in (forward, training, samples, fields, samplers):
         for name, function in vars(module).items():
-            if inspect.isfunction(function) and function.__module__ == module.__name__:
+            public = inspect.isfunction(function) and not name.startswith("_")
+            if public and function.__module__ == module.__name__:
                 assert f"{module.__name__.rpartition('.')[2]}.{name}(" in source, name
 
 
@@ -212,8 +222,16 @@ def test_arrows_longer_than_one_are_shortened_to_one() -> None:
         np.testing.assert_allclose(np.hypot(arrows.U, arrows.V), 1)
 
 
-def test_a_distance_within_the_spread_of_the_floor_is_drawn_at_its_edge() -> None:
-    for axes in FIGURES["samplers"]().axes:
-        (line,) = [line for line in axes.lines if len(line.get_xdata()) == 2]
-        assert list(line.get_xdata()) == [5, 10]
-        assert list(line.get_ydata()) == pytest.approx([0.0999, 0.001])
+def test_small_values_are_arrows_and_lower_bounds_are_hollow() -> None:
+    exact, network, strays = FIGURES["samplers"]().axes
+    for axes in (exact, network):
+        line, bound, value, small = axes.lines
+        assert list(line.get_ydata()) == pytest.approx([0.1, 0.05, 0.002])
+        assert [point.get_marker() for point in (bound, value, small)] == ["o", "o", "v"]
+        colors = [point.get_markerfacecolor() for point in (bound, value)]
+        assert colors == ["white", value.get_color()]
+        assert [text.get_text() for text in axes.texts] == ["ddim trailing"]
+    names = [text.get_text() for text in strays.texts]
+    assert names == ["ddim trailing", "ddpm trailing"]
+    heights = [text.get_position()[1] for text in strays.texts]
+    assert heights[1] - heights[0] > 0.04
