@@ -4,9 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from spiral_cases import SCALING, TIMES, mixed, spiral, width_at
+from spiral_cases import SCALING, TIMES, mixed, points_at, spiral, width_at
 
+from ddpm.core.compute import stream
 from ddpm.data.datasets import SPIRAL
+from ddpm.reference import distribution
 from ddpm.reference.distribution import ExactDistribution
 from ddpm.reference.quadrature import NODES, WEIGHTS, quadrature, uniform_nodes
 
@@ -102,3 +104,20 @@ def test_far_from_the_curve_the_density_does_not_underflow_and_is_close(t: float
         assert bool(log_density.isfinite().all())
         assert float(((log_density - expected) / expected).abs().max()) < 5e-3
         assert bool(exact.score(x, t).isfinite().all())
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0, 30.0])
+@pytest.mark.parametrize("reach", [0.2, 20.0])
+def test_panels_that_are_left_out_change_nothing(
+    t: float, reach: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = mixed()
+    x = points_at(exact, t, 100)
+    x += reach * torch.randn(x.shape, dtype=torch.float64, generator=stream(0, "away"))
+    results = []
+    for many in (0, 10**9):
+        monkeypatch.setattr(distribution, "_MANY_PANELS", many)
+        results.append((exact.log_density(x, t), *exact.velocity_with_jacobian(x, t)))
+    # In the Jacobian, a covariance, digits cancel.
+    for near, everything, tolerance in zip(*results, (1e-12, 1e-12, 1e-9), strict=True):
+        assert torch.allclose(near, everything, rtol=tolerance, atol=tolerance)

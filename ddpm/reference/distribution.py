@@ -16,7 +16,8 @@ Quadrature: Gauss-Legendre with 16 nodes on panels of equal length in the parame
 most 8/3 standard deviations sqrt(V) long on the curve, and at most an eighth of the range of u. On
 the spiral, with sqrt(V) of 0.001 or more, p_t is then exact to 1e-9 (relative) within ten standard
 deviations of the curve, as the tests verify. Further out, the nearest nodes still give log p_t to a
-few parts in a thousand. A curve with several turns in one panel would need more nodes.
+few parts in a thousand. A curve with several turns in one panel would need more nodes. Where panels
+are many, those too far from a point to change a digit are left out.
 
 References:
     Robbins 1956, Efron 2011 (Tweedie's formula), https://doi.org/10.1198/jasa.2011.tm11181
@@ -28,17 +29,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from ddpm.core.compute import in_parallel, log
+from ddpm.core.compute import distances, in_parallel, log, sqrt
 from ddpm.data.curves import Curve
 from ddpm.data.datasets import Dataset
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.schedule import Schedule
-from ddpm.reference.quadrature import Nodes, quadrature, uniform_nodes
+from ddpm.reference.quadrature import PER_PANEL, Nodes, quadrature, uniform_nodes
 
 Points = Float64[Tensor, "n 2"]
 PerPoint = Float64[Tensor, " n"]
@@ -49,6 +50,9 @@ _MIN_PANELS = 8
 _NOT_COMPUTED = torch.full((1, 2, 2), math.nan, dtype=torch.float64)
 # Entries of a matrix of points by nodes, so that it fits the cache of a core.
 _BLOCK = 2**16
+# With more panels than this, points take only panels nearby: the weights in all others are by
+# exp(-45) smaller, less than a rounding error. So many points near each other share their panels.
+_MANY_PANELS, _NEGLIGIBLE, _SHARING = 64, 45, 64
 # Sets of nodes to cache: a solver returns to the same few noise levels again and again.
 _MAX_CACHED = 64
 # Points in one task of a thread.
@@ -126,8 +130,10 @@ class ExactDistribution:
                     quadrature(curve, weight, count)
                     for (weight, curve), count in zip(curves, panels, strict=True)
                 ]
-                centres, log_weights = (torch.cat(part) for part in zip(*parts, strict=True))
-                cache[panels] = Nodes(scaling.to_model(centres), log_weights)
+                centres, log_weights = (
+                    torch.cat(part) for part in zip(*(part[:2] for part in parts), strict=True)
+                )
+                cache[panels] = Nodes(scaling.to_model(centres), log_weights, on_panels=True)
             return cache[panels]
 
         def draw(n: int, generator: torch.Generator) -> Points:
@@ -241,9 +247,18 @@ class ExactDistribution:
         scaled = a * centres
         bias = nodes.log_weights - scaled.square().sum(1) / (2 * variance)
         slopes = (scaled / variance).T
-        rows = max(1, _BLOCK // len(scaled))
-        parts = [_weighted_means(x, slopes, bias, columns) for x in x_t.split(rows)]
-        log_sum, means = (torch.cat(part) for part in zip(*parts, strict=True))
+        if nodes.on_panels and len(scaled) > _MANY_PANELS * PER_PANEL:
+            blocks = _nearby(x_t.detach(), scaled, variance)
+        else:
+            everything = torch.arange(len(scaled))
+            split = torch.arange(len(x_t)).split(max(1, _BLOCK // len(scaled)))
+            blocks = [(rows, everything) for rows in split]
+        parts = [
+            _weighted_means(x_t[rows], slopes[:, near], bias[near], columns[near])
+            for rows, near in blocks
+        ]
+        back = torch.cat([rows for rows, _ in blocks]).argsort()
+        log_sum, means = (torch.cat(part)[back] for part in zip(*parts, strict=True))
         constant = math.log(2 * math.pi * variance)
         log_density = log_sum - x_t.square().sum(1) / (2 * variance) - constant
         mean_square = means[:, 2:].unflatten(1, (2, 2)) if squares else _NOT_COMPUTED
@@ -267,6 +282,29 @@ class _Velocity:
 
 def _outer(x: Points) -> Float64[Tensor, "n 2 2"]:
     return x[:, :, None] * x[:, None, :]
+
+
+def _nearby(
+    x: Points, nodes: Float64[Tensor, "m 2"], variance: float
+) -> list[tuple[Int[Tensor, " k"], Int[Tensor, " l"]]]:
+    """Divide points into blocks; returns, for each, its points and the nodes that they need.
+
+    A panel is needed unless all of its nodes are so much further from a point than those of the
+    nearest panel that their weights are negligible.
+    """
+    panels = nodes.unflatten(0, (-1, PER_PANEL))
+    middles = panels.mean(1)
+    radii = sqrt((panels - middles[:, None]).square().sum(2).amax(1))
+    to_middles = distances(x, middles)
+    nearest = (to_middles + radii).amin(1, keepdim=True)
+    closest = (to_middles - radii).clamp(min=0)
+    needed = closest.square() < nearest.square() + 2 * variance * _NEGLIGIBLE
+    within = torch.arange(PER_PANEL)
+    blocks = []
+    for rows in to_middles.argmin(1).argsort(stable=True).split(_SHARING):
+        chosen = needed[rows].any(0).nonzero()
+        blocks.append((rows, (PER_PANEL * chosen + within).flatten()))
+    return blocks
 
 
 def _weighted_means(

@@ -22,6 +22,7 @@ _POSITIVE = (
     (0.2816035507792589, 0.1826034150449236),
     (0.09501250983763744, 0.1894506104550685),
 )
+PER_PANEL = 2 * len(_POSITIVE)
 NODES = torch.tensor([sign * x for x, _ in _POSITIVE for sign in (-1, 1)], dtype=torch.float64)
 WEIGHTS = torch.tensor([w for _, w in _POSITIVE for _ in range(2)], dtype=torch.float64)
 
@@ -32,10 +33,12 @@ class Nodes(NamedTuple):
     Attributes:
         centres: The nodes.
         log_weights: Logarithms of their weights. The weights of a whole distribution sum to 1.
+        on_panels: Whether each PER_PANEL consecutive nodes are those of a short piece of a curve.
     """
 
     centres: Float64[Tensor, "m 2"]
     log_weights: Float64[Tensor, " m"]
+    on_panels: bool = False
 
 
 def quadrature(curve: Curve, weight: float, panels: int) -> Nodes:
@@ -44,7 +47,7 @@ def quadrature(curve: Curve, weight: float, panels: int) -> Nodes:
     Args:
         curve: The curve.
         weight: Share of the curve in the whole distribution.
-        panels: Number of panels, with 16 nodes each.
+        panels: Number of panels, with PER_PANEL nodes each.
 
     Returns:
         Nodes in data units.
@@ -54,7 +57,7 @@ def quadrature(curve: Curve, weight: float, panels: int) -> Nodes:
     u = middles[:, None] + width / 2 * NODES
     # The weights of the rule sum to 2 in each panel.
     log_weights = log(WEIGHTS * (weight / (2 * panels))).repeat(panels)
-    return Nodes(curve.points(u.flatten()), log_weights)
+    return Nodes(curve.points(u.flatten()), log_weights, on_panels=True)
 
 
 def uniform_nodes(points: Float64[Tensor, "m 2"]) -> Nodes:
