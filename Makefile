@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint verify seeds portable kills proofs metrics samplers compare-full few ablation study bench side-by-side notebooks lab lock clean
+.PHONY: help setup repro test lint verify seeds portable kills proofs metrics samplers samplers-full spacings-full ablation study bench side-by-side notebooks lab lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.
@@ -46,11 +46,11 @@ metrics: .venv/runtime ## Print the README's table of results, with the spread o
 samplers: .venv/runtime ## Print the table of samplers, from reports/samplers.csv
 	@python -m benchmarks.samplers
 
-compare-full: .venv/runtime ## Compare every sampler, spacing and budget, outside the pipeline
-	@python -m benchmarks.samplers --full
+samplers-full: .venv/runtime ## Measure samplers and spacings in nats over ten seeds; continues where it was interrupted
+	@python -m benchmarks.study_samplers
 
-few: .venv/runtime ## Measure ten evaluations and fewer over ten seeds, each with a model of its own
-	@python -m benchmarks.few_evaluations
+spacings-full: .venv/runtime ## Search the best times for few steps without a limit on time
+	@python -m benchmarks.study_spacings
 
 ablation: .venv/runtime ## Measure what each part of the training recipe contributes
 	@python -m benchmarks.ablation

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from benchmarks.copies import changed, present_params
-from benchmarks.few_evaluations import train_seed
-from benchmarks.resumable import Results, divergence, run_study, training_settings
+from benchmarks.resumable import Results, divergence, run_study, train_seed, training_settings
 from ddpm.core.params import Params
 from stages.common.params import load_params
 from stages.common.paths import CHECKPOINTS

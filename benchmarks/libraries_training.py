@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.few_evaluations import train_seed
+from benchmarks.resumable import train_seed
 from ddpm.core.compute import cores, stream
 from ddpm.core.params import Params
 from ddpm.data import datasets

@@ -1,4 +1,4 @@
-"""What the studies share: results that grow cell by cell, their command line, and a divergence."""
+"""What the studies share: results that grow cell by cell, a command line, a model, a divergence."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 from benchmarks.seeds import leaves
 from ddpm.core.errors import UserError
@@ -14,7 +15,8 @@ from ddpm.core.files import reading
 from ddpm.core.params import Params
 from ddpm.flow.likelihood import log_likelihood
 from ddpm.reference.estimates import Mean, mean_of
-from ddpm.reference.model_under_test import ModelUnderTest
+from ddpm.reference.model_under_test import ModelUnderTest, load_model_under_test
+from stages import generate, train
 from stages.common.files import write_json
 from stages.common.outputs import completing
 
@@ -36,7 +38,7 @@ class Results:
     """The cells that have been measured, and the settings that they have in common.
 
     Attributes:
-        path: The file, which the target of make with its name, up to "_", makes.
+        path: The file, with the name of the module that makes it.
         settings: Parameters and sizes of the measurement, by section.
         cells: What was measured, by the name of the cell.
     """
@@ -71,7 +73,7 @@ class Results:
         Raises:
             UserError: If it is missing or damaged.
         """
-        with reading(path, f"make it with `make {path.stem.partition('_')[0]}`"):
+        with reading(path, f"make it with `python -m benchmarks.{path.stem}`"):
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(path, values["settings"], values["cells"])
 
@@ -80,6 +82,22 @@ class Results:
         self.cells[name] = values
         with completing():
             write_json(self.path, {"settings": self.settings, "cells": self.cells})
+
+
+def train_seed(params: Params, folder: Path) -> ModelUnderTest:
+    """Make data and model of a seed in a folder, by the pipeline's own stages."""
+    model = folder / "model.safetensors"
+    places = {
+        "load_params": lambda: params,
+        "TRAIN": folder / "train.npy",
+        "TEST": folder / "test.npy",
+    }
+    results = {"MODEL": model, "TRAINING_CSV": folder / "training.csv", "CHECKPOINTS": folder}
+    with patch.multiple(generate, **places), patch.multiple(train, **places, **results):
+        for stage in (generate, train):
+            with completing():
+                stage.main()
+    return load_model_under_test(model)
 
 
 def divergence(model: ModelUnderTest, n: int, tolerance: float) -> Mean:

@@ -1,32 +1,12 @@
-"""The README's table of samplers, from reports/samplers.csv; or the full grid, outside DVC.
-
-python -m benchmarks.samplers          # `make samplers`: the table of the committed results
-python -m benchmarks.samplers --full   # `make compare-full`: every sampler, spacing and budget
-"""
+"""Print the table of samplers of docs/samplers.md, from reports/samplers.csv: `make samplers`."""
 
 import math
 import sys
-from pathlib import Path
 
 from ddpm.core.errors import UserError
-from ddpm.reference.model_under_test import load_model_under_test
-from ddpm.sampling.registry import SAMPLERS
-from ddpm.sampling.spacings import OPTIMISED, SPACINGS
-from ddpm.studies.sampler_cells import Cell, reference_cell, steps_of, valid_cells
-from ddpm.studies.sampler_comparison import (
-    DENSITY_COLUMNS,
-    SampleEvaluator,
-    compare,
-    tabulate,
-)
-from stages.common.files import read_spacings
-from stages.common.outputs import completing
-from stages.common.params import load_params, select
-from stages.common.paths import MODEL, SAMPLERS_CSV, SPACINGS_FILE
-from stages.common.tables import read_table, write_table
-
-_FULL = Path("reports/samplers_full.csv")
-_BUDGETS = (5, 8, 10, 15, 20, 50, 100, 250, 1000)
+from ddpm.studies.sampler_comparison import DENSITY_COLUMNS
+from stages.common.paths import SAMPLERS_CSV
+from stages.common.tables import read_table
 
 
 def table() -> None:
@@ -64,40 +44,8 @@ def with_error(value: float, se: float) -> str:
     return f"{value:.{digits}f} ± {se:.{digits}f}"
 
 
-def full() -> None:
-    params = load_params()
-    settings = params.compare_samplers
-    model = load_model_under_test(MODEL)
-    spacings = read_spacings(SPACINGS_FILE, stage="optimise_spacings")
-    samplers = {name: select(params, "sampler", SAMPLERS, name) for name in SAMPLERS}
-    grid = [
-        Cell(sampler, spacing, budget)
-        for sampler in SAMPLERS
-        for spacing in (*SPACINGS, *OPTIMISED)
-        for budget in (_BUDGETS if not SAMPLERS[sampler].adaptive else (1,))
-    ]
-    cells = [
-        cell
-        for cell in valid_cells(grid, samplers, model.schedule)
-        if cell.spacing in SPACINGS
-        or str(steps_of(cell, samplers)) in spacings.get(cell.spacing, {})
-    ]
-    compared = compare(
-        model,
-        samplers,
-        cells,
-        spacings,
-        SampleEvaluator(model, settings.n, params.measure_samples),
-        reference=reference_cell(settings.reference, cells),
-        settings=settings,
-    )
-    with completing():
-        write_table(_FULL, tabulate(compared))
-    print(f"{len(compared)} rows in {_FULL}")
-
-
 if __name__ == "__main__":
     try:
-        (full if "--full" in sys.argv[1:] else table)()
+        table()
     except UserError as error:
         sys.exit(f"error: {error}")

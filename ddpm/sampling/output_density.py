@@ -30,7 +30,7 @@ PerPoint = Float64[Tensor, " n"]
 
 # Points in one task of a thread.
 _BLOCK = 500
-# Tolerance of the flow's solver, as a part of that of `ODE`: densities are less accurate than points.
+# Tolerance of the flow's solver, relative to that of `ODE`: densities are less exact than points.
 _FINER = 0.01
 
 

@@ -7,6 +7,7 @@ end.
 References:
     Lin et al. 2023, table 2 (leading, linspace, trailing), https://arxiv.org/abs/2305.08891
     Song et al. 2021, appendix D.3 (quadratic), https://arxiv.org/abs/2010.02502
+    Sun, Poor & Zhang 2026 (tangent), https://arxiv.org/abs/2601.13602
     Lu et al. 2022, section 4.1 (log SNR), https://arxiv.org/abs/2206.00927
     Karras et al. 2022, eq. 5, https://arxiv.org/abs/2206.00364
 """
@@ -61,6 +62,14 @@ def _quadratic(schedule: Schedule, steps: int) -> list[float]:
     return [schedule.T * (k / steps) ** 2 for k in range(steps, 0, -1)]
 
 
+def _tangent(schedule: Schedule, steps: int) -> list[float]:
+    """Equal strides in the angle phi with sigma_ve = tan(phi), counted down from T."""
+    a, sigma = schedule.levels(schedule.T)
+    angles = [math.atan2(sigma, a) * k / steps for k in range(steps - 1, 0, -1)]
+    log_alpha_bars = (2 * math.log(math.cos(angle)) for angle in angles)
+    return [float(schedule.T), *(schedule.time_of(value) for value in log_alpha_bars)]
+
+
 def _log_snr(schedule: Schedule, steps: int) -> list[float]:
     """Equally spaced in log SNR, from T to 1."""
     first, last = (schedule.log_snr_at(t) for t in (schedule.T, _LAST_TIME))
@@ -85,7 +94,7 @@ def sampling_times(
         spacing: Name in SPACINGS or OPTIMISED.
         schedule: Noise schedule.
         steps: Number of times, in 1 ... T.
-        optimised: Times of the optimised spacings, from stage `optimise_spacings`.
+        optimised: Times by name and number of steps: those of stage `optimise_spacings`, or others.
 
     Returns:
         Decreasing times in (0, T].
@@ -103,7 +112,7 @@ def sampling_times(
     """
     if not 1 <= steps <= schedule.T:
         raise ValueError(f"steps is {steps} but should be in 1 ... {schedule.T}")
-    if spacing in OPTIMISED:
+    if spacing in OPTIMISED or spacing in (optimised or {}):
         times_by_steps = (optimised or {}).get(spacing, {})
         if str(steps) not in times_by_steps:
             allowed = ", ".join(sorted(times_by_steps, key=int)) or "nothing yet"
@@ -159,6 +168,7 @@ SPACINGS: dict[str, Spacing] = {
     "leading": Spacing(_leading),
     "linspace": Spacing(_linspace),
     "quadratic": Spacing(_quadratic),
+    "tangent": Spacing(_tangent),
     "log_snr": Spacing(_log_snr, uses_log_snr=True),
     "karras": Spacing(_karras, uses_log_snr=True),
 }
