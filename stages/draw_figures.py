@@ -75,7 +75,10 @@ def _sample_figures() -> dict[str, Figure]:
     truth = read_points(TRUTH, stage="measure_samples")
     with reading(METRICS, "measure_samples"):
         caption = _sample_caption(metrics)
-    return {"samples": samples.samples_beside_truth(truth, points, caption)}
+    names = ("distance_truth", "distance_samples")
+    true_distances, distances = read_arrays(OPTIMAL, names, stage="measure_samples").values()
+    figure = samples.samples_beside_truth(truth, points, true_distances, distances, caption)
+    return {"samples": figure}
 
 
 def _model_figures() -> dict[str, Figure]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ddpm.core.compute import stream
 from ddpm.core.errors import UserError
 from ddpm.networks.model_file import load_model
-from ddpm.reference.curve_metrics import measure_on_curve
+from ddpm.reference.curve_metrics import measure_on_curve, project
 from ddpm.reference.distances import DISTANCES
 from ddpm.reference.estimates import estimate_distances
 from ddpm.reference.model_under_test import ModelUnderTest
@@ -43,7 +43,7 @@ _SHOWN = 1000
 
 
 def main() -> None:
-    """Write the metrics, a true set, and the exact predictions along the trajectories."""
+    """Write the metrics, a true set, distances to the curve, and exact predictions of x_0."""
     settings = load_params().measure_samples
     trained = load_model(MODEL)
     model = ModelUnderTest.from_model(trained)
@@ -68,7 +68,8 @@ def main() -> None:
         distance_to = partial(distance, settings=settings)
         estimates = estimate_distances(distance_to, {"samples": samples}, truth, pairs)
         metrics[name] = estimates["samples"]
-    metrics |= measure_on_curve(dataset.curve, samples, [first for first, _ in pairs])
+    on_curve = project(dataset.curve, [samples, *(first for first, _ in pairs)])
+    metrics |= measure_on_curve(on_curve[0], on_curve[1:])
     optimal = model.exact_x0_hat(t.tolist(), torch.from_numpy(x))
 
     write_json(
@@ -82,7 +83,11 @@ def main() -> None:
         },
     )
     write_array(TRUTH, truth.float().numpy())
-    write_arrays(OPTIMAL, {"x0_best": optimal.numpy()})
+    distances = {
+        "distance_samples": on_curve[0].distance.float().numpy(),
+        "distance_truth": on_curve[1].distance.float().numpy(),
+    }
+    write_arrays(OPTIMAL, {"x0_best": optimal.numpy()} | distances)
     shown = {"truth": truth[:_SHOWN], "samples": samples[:_SHOWN]}
     x_values, y_values = torch.cat(list(shown.values())).T.tolist()
     sets = [name for name, points in shown.items() for _ in points]

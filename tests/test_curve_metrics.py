@@ -12,6 +12,7 @@ from ddpm.reference.curve_metrics import (
     curve_ks,
     curve_rms,
     measure_on_curve,
+    project,
 )
 
 
@@ -39,7 +40,8 @@ def test_curve_ks_compares_the_positions_with_the_uniform_distribution() -> None
 def test_every_metric_is_reported_with_its_mean_and_spread_over_true_sets() -> None:
     samples = true_points(200, "samples")
     true_sets = [true_points(200, f"true/{k}") for k in range(5)]
-    measured = measure_on_curve(SPIRAL, samples, true_sets)
+    first, *others = project(SPIRAL, [samples, *true_sets])
+    measured = measure_on_curve(first, others)
     assert set(measured) == set(CURVE_METRICS)
     for name, metric in CURVE_METRICS.items():
         true_values = [metric(Projections(SPIRAL, *SPIRAL.project(x))) for x in true_sets]
@@ -56,7 +58,8 @@ def test_samples_gathered_beside_one_place_of_the_curve_stand_out_in_every_metri
 ) -> None:
     true_sets = [true_points(200, f"true/{k}") for k in range(5)]
     gathered = SPIRAL.points(torch.tensor([SPIRAL.u_min], dtype=torch.float64)).expand(200, 2) + 0.1
-    metrics = measure_on_curve(SPIRAL, gathered, true_sets)[name]
+    others = project(SPIRAL, true_sets)
+    metrics = measure_on_curve(*project(SPIRAL, [gathered]), others)[name]
     assert metrics["value"] > metrics["truth"] + 5 * metrics["truth_sd"]
-    metrics = measure_on_curve(SPIRAL, true_points(200, "samples"), true_sets)[name]
+    metrics = measure_on_curve(*project(SPIRAL, [true_points(200, "samples")]), others)[name]
     assert abs(metrics["value"] - metrics["truth"]) < 5 * metrics["truth_sd"]

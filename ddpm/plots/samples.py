@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ddpm.plots.style import (
@@ -20,17 +22,42 @@ from ddpm.plots.style import (
 
 
 @styled()
-def samples_beside_truth(truth: Points, samples: OtherPoints, caption: str) -> Figure:
-    """True points and samples side by side, data units, with a caption below."""
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+def samples_beside_truth(
+    truth: Points,
+    samples: OtherPoints,
+    distances_truth: Float[np.ndarray, " n"],
+    distances_samples: Float[np.ndarray, " m"],
+    caption: str,
+) -> Figure:
+    """True points and samples side by side, and how thick the two spirals are.
+
+    Args:
+        truth: True points, data units.
+        samples: Samples of the model, data units.
+        distances_truth: Distances of true points to the noiseless curve, data units.
+        distances_samples: Distances of the samples to it.
+        caption: Text below.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    first, second, thickness = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
+    second.sharex(first)
+    second.sharey(first)
+    names = ("truth", "samples of the model")
     limit = 1.25
     for axes, points, color, title in zip(
-        panels, (truth, samples), (TRUTH, MODEL), ("truth", "samples of the model"), strict=True
+        (first, second), (truth, samples), (TRUTH, MODEL), names, strict=True
     ):
         cloud(axes, points, color, limit=limit, size=1.2)
         outside = count_outside(points, limit)
         axes.set_title(f"{title}: {len(points):,} points" + f", {outside}" * bool(outside))
+    both = (distances_truth, distances_samples)
+    bins = np.linspace(0, 1.25 * max(np.quantile(distances, 0.99) for distances in both), 41)
+    for distances, color, label in zip(both, (TRUTH, MODEL), names, strict=True):
+        density = np.histogram(distances, bins)[0] / (len(distances) * np.diff(bins))
+        thickness.stairs(density, bins, color=color, label=label, linewidth=1.5)
+    thickness.set(title="thickness of the spiral", xlabel="distance to the curve")
+    thickness.set_ylabel("density")
+    thickness.legend(frameon=False)
     figure.supxlabel(caption, fontsize=9)
     return figure
 

@@ -42,27 +42,30 @@ def curve_ks(projections: Projections) -> float:
     return projections.curve.uniformity(projections.u)
 
 
+def project(curve: Curve, sets: Sequence[Points]) -> list[Projections]:
+    """Project sets of points, data units, onto a curve."""
+    bar = tqdm(sets, desc="curve", unit="set", disable=None)
+    return [Projections(curve, *curve.project(points)) for points in bar]
+
+
 def measure_on_curve(
-    curve: Curve, samples: Points, true_sets: Sequence[Points]
+    samples: Projections, true_sets: Sequence[Projections]
 ) -> dict[str, dict[str, float]]:
     """Compute every metric in CURVE_METRICS for the samples and for true sets of the same size.
 
     Args:
-        curve: The curve of the data set.
-        samples: Samples of the model, data units.
-        true_sets: Independent sets of true points, at least two.
+        samples: Projections of samples of the model.
+        true_sets: Projections of independent sets of true points, at least two.
 
     Returns:
         For each metric its `value` for the samples, and as `truth` and `truth_sd` its mean and
         standard deviation over the true sets.
     """
-    sets = tqdm([samples, *true_sets], desc="curve", unit="set", disable=None)
-    projections = [Projections(curve, *curve.project(points)) for points in sets]
     metrics = {}
     for name, metric in CURVE_METRICS.items():
-        value, *true_values = map(metric, projections)
+        true_values = [metric(projections) for projections in true_sets]
         metrics[name] = {
-            "value": value,
+            "value": metric(samples),
             "truth": statistics.mean(true_values),
             "truth_sd": statistics.stdev(true_values),
         }
