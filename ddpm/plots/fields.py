@@ -18,7 +18,7 @@ def score_fields(
     model: Frames,
     log_density: Float[np.ndarray, "k n"],
 ) -> Figure:
-    """Arrows of sigma times the score, over the true density (above) and the model's error (below).
+    """Arrows of sigma times the score over the true density (above), and the model's error (below).
 
     Args:
         times: The columns.
@@ -28,19 +28,30 @@ def score_fields(
         model: Those of the model.
         log_density: Exact log density at each time and point.
     """
-    figure = Figure(figsize=(10, 5.1), layout="constrained")
+    figure = Figure(figsize=(8.6, 4.4), layout="constrained")
     rows = figure.subplots(2, len(times), sharex=True, sharey=True, squeeze=False)
     side = math.isqrt(len(points))
     reach = float(points.max())
     square = square_extent(reach, side)
     has_arrow = np.zeros((side, side), bool)
-    has_arrow[2::4, 2::4] = True
+    has_arrow[3::6, 3::6] = True
     sparse = has_arrow.flatten()
-    for k, (t, sigma) in enumerate(zip(times, sigmas, strict=True)):
+    for (above, below), k in zip(rows.T, range(len(times)), strict=True):
         density = np.exp(log_density[k] - log_density[k].max()).reshape(side, side)
-        rows[0, k].imshow(density, extent=square, origin="lower", cmap="Blues", vmax=1.5)
+        above.imshow(density, extent=square, origin="lower", cmap="Blues", vmax=1.5)
+        arrows = truth[k][sparse]
+        length = np.linalg.norm(arrows, axis=1, keepdims=True)
+        # Arrows longer than 1, far from the data, show their direction alone.
+        above.quiver(
+            *points[sparse].T,
+            *(arrows / np.maximum(length, 1)).T,
+            angles="xy",
+            scale_units="xy",
+            scale=1.6,
+            width=0.011,
+        )
         error = np.linalg.norm(model[k] - truth[k], axis=1).reshape(side, side)
-        image = rows[1, k].imshow(
+        image = below.imshow(
             np.log10(error.clip(1e-12)),
             extent=square,
             origin="lower",
@@ -49,32 +60,20 @@ def score_fields(
             vmax=1,
         )
         # Nearly all training points lie inside this line; outside, the network is not trained.
-        rows[1, k].contour(density, [1e-4], extent=square, colors="white", linewidths=0.7)
-        for axes, field, color in zip(
-            rows[:, k], (truth[k], model[k]), ("black", "white"), strict=True
-        ):
-            arrows = field[sparse]
-            length = np.linalg.norm(arrows, axis=1, keepdims=True)
-            # Arrows longer than 1, far from the data, show their direction alone.
-            axes.quiver(
-                *points[sparse].T,
-                *(arrows / np.maximum(length, 1)).T,
-                color=color,
-                angles="xy",
-                scale_units="xy",
-                scale=2.2,
-                width=0.006,
-            )
-            axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
-        rows[0, k].set_title(rf"t = {t:g},  $\sigma$ = {sigma:.2g}")
-    rows[0, 0].set_ylabel("truth, over its density")
-    rows[1, 0].set_ylabel("model, over its error")
-    bar = figure.colorbar(image, ax=rows[:, -1].tolist(), shrink=0.6)
-    bar.set_label(r"$\log_{10}$ |error of $\sigma$ score|")
+        below.contour(density, [1e-4], extent=square, colors="white", linewidths=1)
+        above.set_title(rf"t = {times[k]:g},  $\sigma$ = {sigmas[k]:.2g}", fontsize=11)
+        above.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=(-2, 0, 2), yticks=(-2, 0, 2))
+    rows[0, 0].set_ylabel("true score, over\nthe true density", fontsize=11)
+    rows[1, 0].set_ylabel("error of the\nmodel's score", fontsize=11)
+    bar = figure.colorbar(
+        image, ax=rows.ravel().tolist(), shrink=0.6, aspect=16, ticks=(-3, -2, -1, 0, 1)
+    )
+    bar.ax.set_yticklabels(("0.001", "0.01", "0.1", "1", "10"))
+    bar.set_label(r"|error of $\sigma$ score|")
     figure.supxlabel(
-        "white line: a ten thousandth of the greatest density, beyond which training had hardly any"
-        " points; arrows longer than 1 show their direction alone",
-        fontsize=8,
+        "inside the white line: where training had points (density above a ten thousandth of its"
+        " maximum);\narrows longer than 1 show their direction alone",
+        fontsize=9,
     )
     return figure
 
