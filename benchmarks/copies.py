@@ -31,6 +31,7 @@ SIZES: dict[str, Any] = {
     "sample.block": 100,
     "sample.trajectories": 120,
     "sample.frames": 6,
+    "measure_samples.n": 200,
     "measure_samples.null_pairs": 3,
     "measure_samples.directions": 8,
     "measure_model.n_denoising": 40,
@@ -42,7 +43,9 @@ SIZES: dict[str, Any] = {
     "optimise_spacings.steps": "3 4",
     "optimise_spacings.n": 20,
     "optimise_spacings.tolerance": 1e-3,
+    "optimise_spacings.iterations": 2,
     "compare_samplers.n": 40,
+    "compare_samplers.n_density": 30,
     "compare_samplers.cells": {
         "ddpm/trailing": 5,
         "heun/karras": "5 9",

@@ -71,8 +71,8 @@ def main() -> None:
 
 def _sample_figures() -> dict[str, Figure]:
     metrics = read_json(METRICS, stage="measure_samples")
-    points = read_points(SAMPLES, stage="sample")
     truth = read_points(TRUTH, stage="measure_samples")
+    points = read_points(SAMPLES, stage="sample")[: len(truth)]
     with reading(METRICS, "measure_samples"):
         caption = _sample_caption(metrics)
     names = ("distance_truth", "distance_samples")

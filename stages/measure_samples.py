@@ -47,11 +47,12 @@ def main() -> None:
     settings = load_params().measure_samples
     trained = load_model(MODEL)
     model = ModelUnderTest.from_model(trained)
-    samples = torch.from_numpy(read_points(SAMPLES, stage="sample")).double()
+    sampled = torch.from_numpy(read_points(SAMPLES, stage="sample"))
     t, x, device = read_arrays(TRAJECTORIES, ("t", "x", "device"), stage="sample").values()
     forward = read_json(FORWARD, stage="diffuse")
     measured = read_json(MEASURED, stage="measure_model")
-    _require_same_model(samples, torch.from_numpy(x), measured)
+    _require_same_model(sampled, torch.from_numpy(x), measured)
+    samples = sampled[: settings.n].double()
     with reading(FORWARD, "diffuse"):
         prior_gap = float(forward["prior_gap"])
 
@@ -98,7 +99,7 @@ def _require_same_model(samples: Tensor, x: Tensor, measured: dict[str, Any]) ->
     """Refuse samples, trajectories and measurements that are not all of the current model."""
     made_with = read_arrays(TRAJECTORIES, ("model",), stage="sample")["model"]
     refuse_other_model(str(made_with), MODEL, TRAJECTORIES, stage="sample")
-    if not torch.equal(samples[: x.shape[1]], x[-1].double()):
+    if not torch.equal(samples[: x.shape[1]], x[-1]):
         raise UserError(
             f"{SAMPLES} holds other points than {TRAJECTORIES} ends with; make both again with"
             " `dvc repro sample`"

@@ -21,7 +21,7 @@ from ddpm.studies.attribution import (
     verdict,
 )
 
-SETTINGS = MeasureSamplesSettings(null_pairs=20, directions=8)
+SETTINGS = MeasureSamplesSettings(n=300, null_pairs=20, directions=8)
 
 
 def combinations_of(model: ModelUnderTest, sampler: Sampler, steps: int) -> dict[str, torch.Tensor]:

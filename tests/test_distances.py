@@ -18,7 +18,7 @@ from ddpm.reference.distances import (
 )
 from ddpm.reference.estimates import Distance, estimate_distances
 
-SETTINGS = MeasureSamplesSettings(null_pairs=20, directions=32)
+SETTINGS = MeasureSamplesSettings(n=300, null_pairs=20, directions=32)
 REPETITIONS = 60
 EVERY_DISTANCE = pytest.mark.parametrize("distance_to", DISTANCES.values(), ids=DISTANCES)
 

@@ -34,7 +34,9 @@ def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
     samplers: Mapping[str, Sampler],
 ) -> None:
     model = gaussian_model(T=T)
-    evaluator = SampleEvaluator(model, 300, MeasureSamplesSettings(null_pairs=5, directions=8))
+    evaluator = SampleEvaluator(
+        model, 300, MeasureSamplesSettings(n=300, null_pairs=5, directions=8)
+    )
     cells = [
         Cell("ddim", "trailing", 2),
         Cell("unipc", "optimised_model", 3),
@@ -82,7 +84,9 @@ def test_differences_of_samples_from_the_same_noise_resolve_what_their_values_ca
     samplers: Mapping[str, Sampler],
 ) -> None:
     model = gaussian_model(T=T)
-    evaluator = SampleEvaluator(model, 300, MeasureSamplesSettings(null_pairs=5, directions=8))
+    evaluator = SampleEvaluator(
+        model, 300, MeasureSamplesSettings(n=300, null_pairs=5, directions=8)
+    )
     cells = [Cell("dpmpp_2m", "trailing", 40), Cell("ode", "trailing", 1)]
     compared = compare(
         model, samplers, cells, {}, evaluator, reference=cells[1], settings=settings(1)
@@ -97,7 +101,7 @@ def test_differences_of_samples_from_the_same_noise_resolve_what_their_values_ca
 @pytest.mark.parametrize("name", DISTANCES)
 def test_the_evaluator_computes_each_distance_next_to_its_floor(name: str) -> None:
     model = gaussian_model(T=T)
-    distances = MeasureSamplesSettings(null_pairs=4, directions=8)
+    distances = MeasureSamplesSettings(n=300, null_pairs=4, directions=8)
     samples = model.scaling.to_data(model.fresh(200, "samples"))
     true_sets = [model.scaling.to_data(model.fresh(200, f"compare/true/{k}")) for k in range(9)]
     distance_to = partial(DISTANCES[name], settings=distances)
@@ -112,5 +116,5 @@ def test_the_evaluator_computes_each_distance_next_to_its_floor(name: str) -> No
 
 def test_precomputed_distances_within_a_set_change_no_bit() -> None:
     x, y = torch.randn(2, 200, 2, dtype=torch.float64, generator=stream(0, "xy"))
-    distances = MeasureSamplesSettings(null_pairs=4, directions=8)
+    distances = MeasureSamplesSettings(n=300, null_pairs=4, directions=8)
     assert DISTANCES["energy_distance"](y, distances)(x).value == energy_distance(x, y).value

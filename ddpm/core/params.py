@@ -111,11 +111,13 @@ class MeasureModelSettings(Settings):
 
 
 class MeasureSamplesSettings(Settings):
-    """Pairs of independent true samples that give the floor and standard error of each distance.
+    """How samples are measured: at most `n` of them, against true sets of as many points.
 
-    `directions` is the number of projections of the sliced Wasserstein distance.
+    `null_pairs` pairs of true sets give the floor and standard error of each distance; `directions`
+    is the number of projections of the sliced Wasserstein distance.
     """
 
+    n: Annotated[Integer, Field(ge=2, le=100_000)]
     null_pairs: Annotated[Integer, Field(ge=2, le=1000)]
     directions: Annotated[Integer, Field(ge=1, le=10_000)]
 
