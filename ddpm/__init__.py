@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from ddpm.sampling.one_step import DDPM as DDPM
     from ddpm.sampling.one_step import ODE as ODE
     from ddpm.sampling.one_step import Heun as Heun
+    from ddpm.sampling.output_density import output_density as output_density
     from ddpm.sampling.registry import SAMPLERS as SAMPLERS
     from ddpm.sampling.spacings import SPACINGS as SPACINGS
     from ddpm.sampling.spacings import sampling_times as sampling_times
@@ -87,6 +88,7 @@ _MODULES = {
     "sampling.loop": ("Trajectories", "draw_samples", "run_sampler"),
     "sampling.multistep": ("DPMSolver2M", "DPMSolver3M", "DPMSolverSDE2M", "UniPC"),
     "sampling.one_step": ("DDIM", "DDPM", "ODE", "Heun"),
+    "sampling.output_density": ("output_density",),
     "sampling.registry": ("SAMPLERS",),
     "sampling.spacings": ("SPACINGS", "sampling_times"),
     "training.loop": ("train",),
