@@ -29,9 +29,10 @@ from benchmarks import (
     libraries,
     libraries_table,
     metrics,
-    samplers,
     study_generalisation,
+    study_samplers,
     study_schedules,
+    study_spacings,
 )
 from benchmarks.copies import changed
 from benchmarks.resumable import Results
@@ -271,14 +272,6 @@ def test_every_paper_that_the_code_cites_is_listed() -> None:
             assert url.rstrip(".") in listed, f"{path}: {url}"
 
 
-def test_the_table_of_samplers_is_the_one_that_is_printed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    samplers.table()
-    assert capsys.readouterr().out in text_of("docs/samplers.md")
-
-
 def test_the_tables_of_the_studies_are_those_that_are_printed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -288,6 +281,11 @@ def test_the_tables_of_the_studies_are_those_that_are_printed(
     results = Results.read(study_generalisation.FULL.file)
     for table in (study_generalisation.table, study_generalisation.shares):
         assert f"\n{table(results)}\n" in text_of("docs/generalisation.md")
+    samplers_results = Results.read(study_samplers.FULL.file)
+    for table in (study_samplers.table, study_samplers.spacings_table):
+        assert f"\n{table(study_samplers.FULL, samplers_results)}\n" in text_of("docs/samplers.md")
+    results = Results.read(study_spacings.FULL.file)
+    assert f"\n{study_spacings.table(results)}\n" in text_of("docs/samplers.md")
 
 
 def test_the_table_of_the_ablation_is_the_one_that_is_printed() -> None:
