@@ -43,6 +43,8 @@ from ddpm.reference.quadrature import PER_PANEL, Nodes, quadrature, uniform_node
 
 Points = Float64[Tensor, "n 2"]
 PerPoint = Float64[Tensor, " n"]
+# Indices of points, and of the nodes that they need.
+Block = tuple[Int[Tensor, " k"], Int[Tensor, " l"] | slice]
 
 # Length of a panel, in standard deviations of the noise.
 _MAX_PANEL = 8 / 3
@@ -53,6 +55,8 @@ _BLOCK = 2**16
 # With more panels than this, points take only panels nearby: the weights in all others are by
 # exp(-45) smaller, less than a rounding error. So many points near each other share their panels.
 _MANY_PANELS, _NEGLIGIBLE, _SHARING = 64, 45, 64
+# Logarithm of the smallest term of a sum, relative to the largest.
+_SMALLEST = -600
 # Sets of nodes to cache: a solver returns to the same few noise levels again and again.
 _MAX_CACHED = 64
 # Points in one task of a thread.
@@ -247,12 +251,12 @@ class ExactDistribution:
         scaled = a * centres
         bias = nodes.log_weights - scaled.square().sum(1) / (2 * variance)
         slopes = (scaled / variance).T
+        blocks: list[Block]
         if nodes.on_panels and len(scaled) > _MANY_PANELS * PER_PANEL:
             blocks = _nearby(x_t.detach(), scaled, variance)
         else:
-            everything = torch.arange(len(scaled))
             split = torch.arange(len(x_t)).split(max(1, _BLOCK // len(scaled)))
-            blocks = [(rows, everything) for rows in split]
+            blocks = [(rows, slice(None)) for rows in split]
         parts = [
             _weighted_means(x_t[rows], slopes[:, near], bias[near], columns[near])
             for rows, near in blocks
@@ -284,10 +288,8 @@ def _outer(x: Points) -> Float64[Tensor, "n 2 2"]:
     return x[:, :, None] * x[:, None, :]
 
 
-def _nearby(
-    x: Points, nodes: Float64[Tensor, "m 2"], variance: float
-) -> list[tuple[Int[Tensor, " k"], Int[Tensor, " l"]]]:
-    """Divide points into blocks; returns, for each, its points and the nodes that they need.
+def _nearby(x: Points, nodes: Float64[Tensor, "m 2"], variance: float) -> list[Block]:
+    """Divide points into blocks that need the same nodes.
 
     A panel is needed unless all of its nodes are so much further from a point than those of the
     nearest panel that their weights are negligible.
@@ -300,7 +302,7 @@ def _nearby(
     closest = (to_middles - radii).clamp(min=0)
     needed = closest.square() < nearest.square() + 2 * variance * _NEGLIGIBLE
     within = torch.arange(PER_PANEL)
-    blocks = []
+    blocks: list[Block] = []
     for rows in to_middles.argmin(1).argsort(stable=True).split(_SHARING):
         chosen = needed[rows].any(0).nonzero()
         blocks.append((rows, (PER_PANEL * chosen + within).flatten()))
@@ -316,6 +318,7 @@ def _weighted_means(
     """Sum w_j = exp(x . slope_j + bias_j), as a logarithm, and the w-means of the columns."""
     exponents = torch.addmm(bias, x, slopes)
     largest = exponents.detach().amax(1, keepdim=True)
-    terms = (exponents - largest).exp()
+    # Without the limit some terms would be denormal numbers, with which arithmetic is slow.
+    terms = (exponents - largest).clamp(min=_SMALLEST).exp()
     total = terms.sum(1)
     return largest[:, 0] + log(total), terms @ columns / total[:, None]

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PrivateAttr
 from typing_extensions import override
 
-from ddpm.core.compute import stream
+from ddpm.core.compute import in_parallel, stream
 from ddpm.core.errors import UserError
 from ddpm.core.settings import Real, Tolerance
 from ddpm.diffusion.denoiser import Denoiser
@@ -52,14 +52,17 @@ class DDPM(Sampler):
     ) -> "Sampler":
         if self.variance != "analytic":
             return self
+
+        @torch.no_grad()
+        def x0_variance(t: float) -> float:
+            generator = stream(seed, f"analytic/{t}", clean.device)
+            x_t = q_sample(denoiser.schedule, clean, t, normal_like(clean, generator))
+            x0_hat, _ = denoiser(x_t, t)
+            return float((clean - x0_hat).square().mean())
+
         sampler = self.model_copy()
-        sampler._x0_variance = {}
-        with torch.no_grad():
-            for t in times:
-                generator = stream(seed, f"analytic/{t}", clean.device)
-                x_t = q_sample(denoiser.schedule, clean, t, normal_like(clean, generator))
-                x0_hat, _ = denoiser(x_t, t)
-                sampler._x0_variance[t] = float((clean - x0_hat).square().mean())
+        variances = in_parallel(x0_variance, times, clean.device)
+        sampler._x0_variance = dict(zip(times, variances, strict=True))
         return sampler
 
     @override

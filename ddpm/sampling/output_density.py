@@ -31,7 +31,7 @@ PerPoint = Float64[Tensor, " n"]
 # Points in one task of a thread.
 _BLOCK = 500
 # Tolerance of the flow's solver, relative to that of `ODE`: densities are less exact than points.
-_FINER = 0.01
+_FINER = 0.1
 
 
 class OutputDensity(NamedTuple):
