@@ -188,8 +188,10 @@ assert (by_hand - library).abs().median() < 0.05
 
 # %% [markdown]
 # The difference from the exact density, averaged over true points, is the **Kullback-Leibler
-# divergence**, $\mathrm{KL}(\text{truth} \,\|\, \text{model}) = \mathbb{E}_{x \sim p_0} [\log
-# p_0(x) - \log q(x)]$, in nats. It is 0 only if the model is right everywhere.
+# divergence** in nats. It is 0 only if the model is right everywhere.
+#
+# $$\mathrm{KL}(\text{truth} \,\|\, \text{model}) = \mathbb{E}_{x \sim p_0}
+# [\log p_0(x) - \log q(x)]$$
 
 # %%
 fresh = true_points(n)

@@ -58,12 +58,15 @@ def main() -> None:
     for name, figure in figures.items():
         with pending(REPORTS / f"{name}.png") as path:
             save(figure, path)
-    # Every other frame, counted from the last, with few points: small enough for git.
+    labels = [f"t = {time:4g}" for time in t]
+    with pending(REPORTS / "reverse.gif") as path:
+        samples.reverse_animation(x, x0_hat, optimal, labels, path)
+    # Every other frame, counted from the last, with fewer points: small enough for git.
     every = np.arange(len(t) - 1, -1, -2)[::-1]
     x, x0_hat, optimal = (frames[every, :_SMALL] for frames in (x, x0_hat, optimal))
     with pending(REPORTS / "spiral.gif") as path:
-        labels = [f"t = {t[k]:4g}" for k in every]
-        samples.reverse_animation(x, x0_hat, optimal, labels, path)
+        labels = [labels[k] for k in every]
+        samples.reverse_animation(x, x0_hat, optimal, labels, path, width=7)
 
 
 def _sample_figures() -> dict[str, Figure]:

@@ -111,7 +111,7 @@ def few_steps(
         for axes, key in zip(axes_row, keys, strict=True):
             sampler, spacing, evaluations, _ = key.split("/")
             axes.imshow(
-                np.exp(truth.clip(max=50)) ** 0.5,
+                np.sqrt(np.exp(truth.clip(max=50))),
                 extent=square_extent(reach, len(truth)),
                 origin="lower",
                 cmap="Greys",

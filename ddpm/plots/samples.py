@@ -96,6 +96,7 @@ def reverse_animation(
     optimal: Frames,
     labels: Sequence[str],
     path: Path,
+    width: float = 9.2,
 ) -> None:
     """Write an animation of the reverse process.
 
@@ -105,8 +106,9 @@ def reverse_animation(
         optimal: Exact predictions E[x_0 | x_t].
         labels: Times, for the title of each frame.
         path: File to write.
+        width: Width of the figure in inches.
     """
-    figure = Figure(figsize=(7, 2.74), layout="constrained")
+    figure = Figure(figsize=(width, 3.6 * width / 9.2), layout="constrained")
     contents = (x, x0_hat, optimal)
     panels = figure.subplots(1, len(contents), sharex=True, sharey=True)
     clouds = [
