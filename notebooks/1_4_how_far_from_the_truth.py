@@ -37,7 +37,7 @@ def show_points(axes, points, title, color="tab:gray", limit=2.5):
 #
 # One set of true points, and four that are wrong in different ways: a spiral that is a fifth too
 # thin; one in which three points of a hundred lie anywhere (*strays*); one whose end is missing;
-# and a memoriser, which only repeats 200 training points.
+# and a memoriser, which only repeats training points.
 
 # %%
 generator = torch.Generator().manual_seed(1)
@@ -53,7 +53,7 @@ anywhere = torch.rand(n // 33, 2, dtype=torch.float64, generator=generator)
 strays[: len(anywhere)] = 4 * anywhere - 2
 whole = true_points(2 * n)
 cut = whole[(whole[:, 0] < 0.3) | (whole[:, 1] > -1.2)][:n]
-repeated = x_0[:200][torch.randint(200, (n,), generator=generator)]
+repeated = x_0[torch.randint(len(x_0), (n,), generator=generator)]
 suspects = {
     "true": true_points(n),
     "too thin": thin,
@@ -88,9 +88,8 @@ for name, suspect in suspects.items():
     print(f"{name:18} {energy(suspect):8.4f}   {deviations:+6.1f} standard deviations")
 
 # %% [markdown]
-# It notices a part that is missing, and little else: mass in the wrong place counts by how far it
-# would have to be moved, and the thickness of a line and a few strays hardly matter for that.
-# Does it look at the right thing? For a spiral that is too thin, no.
+# It notices a part that is missing, and nothing else. Mass in the wrong place counts by how far it
+# would have to be moved, and neither the thickness of a line nor a few strays matter much for that.
 #
 # ## What the exact density sees
 #
@@ -265,8 +264,8 @@ plt.show()
 assert v.mean() < 0.5
 
 # %% [markdown]
-# The energy distances lie close to what true sets have among themselves; the divergences differ by
-# large factors. A *fold* is a place where the map turns inside out and several $x_T$ arrive at
+# The energy distance sees the fault of DDIM. It cannot tell the other two from the truth, while the
+# divergence still tells them from each other. A *fold* is a place where the map turns inside out and several $x_T$ arrive at
 # one $x_0$; its density is then larger than the formula says, and the number is a lower bound.
 #
 # ## Two directions
