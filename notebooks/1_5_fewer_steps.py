@@ -77,15 +77,17 @@ for (above, below), steps in zip(rows.T, budgets, strict=True):
 plt.show()
 
 # %% [markdown]
-# With ten steps, points are left between the windings. Each step follows the straight line that
-# points to the guess, while the true path, the probability flow, bends: the guess itself changes
-# on the way. Its error is proportional to the *square* of the step's length, and with $N$ steps
-# the sum is proportional to $1 / N$: a method of first order.
+# With ten steps, points are left between the windings. A step of DDIM keeps its guess all the way,
+# which is a straight line in $x_t / \sqrt{\bar\alpha_t}$; along the true path, the probability
+# flow, the guess changes. The error of a step is proportional to the *square* of its length, and
+# with $N$ steps the sum is proportional to $1 / N$: a method of first order. That is the error of the
+# points. KL is roughly proportional to its square, once it is small: nats fall like $1 / N^2$, and
+# for a method of second order like $1 / N^4$.
 #
 # ## Where to put the steps
 #
 # `trailing` spaces them equally in $t$, `log_snr` in the logarithm of the signal-to-noise ratio
-# $\bar\alpha_t / \sigma_t^2$, which puts most of them near the data. In nats:
+# $\bar\alpha_t / \sigma_t^2$, which puts four of ten below $t = 100$, near the data. In nats:
 
 
 # %%
@@ -112,8 +114,8 @@ for spacing in ("trailing", "log_snr"):
 # \hat x_0(\lambda)\, d\lambda$$
 #
 # If $\hat x_0$ were constant on the way, this would be DDIM. **DPM-Solver++ 2M** (Lu et al. 2022)
-# takes the line through the last two guesses, and its value in the middle of the step. It costs no
-# evaluation more, because the earlier guess is there already.
+# takes the line through the last two guesses, and its value in the middle of the step. It needs no
+# extra evaluation, because the earlier guess is there already.
 
 
 # %%
@@ -175,10 +177,13 @@ network, _ = ddpm.train(
 denoiser = task.denoiser(network)
 
 # %% [markdown]
-# ## Nats over evaluations
+# ## Nats against the number of evaluations
 #
-# The chart. All samplers start from the same $x_T$. The dashed line is the network's own flow,
-# solved to high accuracy: no deterministic sampler of this network can be expected below it.
+# All samplers start from the same $x_T$. **UniPC** (Zhao et al. 2023) is a third one: it
+# extrapolates too, and when the next guess is known it corrects the step before, at no extra
+# evaluation. The dashed line is the network's own flow, solved to high accuracy: no deterministic
+# sampler of this network can be expected below it. (With five and eight evaluations the maps of
+# the two faster methods fold, so that their values are lower bounds: notebook 1.4.)
 
 # %%
 samplers = {
@@ -215,15 +220,16 @@ panels[1].axhline(flow, color="black", linestyle="--")
 panels[0].set_ylabel("KL(sampler || truth), nats")
 panels[0].legend()
 plt.show()
-for name in samplers:
-    row = ", ".join(f"{value:.3f}" for value in results["exact denoiser", name])
-    print(f"{name:16} exact denoiser: {row}")
+for (kind, name), values in results.items():
+    print(f"{kind:15}{name:16}" + "".join(f"{value:8.3f}" for value in values))
+print(f"{'network':15}{'its flow':16}{flow:8.3f}")
 assert results["exact denoiser", "UniPC"][-1] < 0.2 * results["exact denoiser", "DDIM"][-1]
 
 # %% [markdown]
-# Three things to see. A higher order pays only once the steps are short enough: with five
-# evaluations DDIM is the best of the three. Then UniPC's error falls by orders of magnitude.
-# And with the network it stops falling earlier: the rest is what the network has not learned.
+# A higher order pays only once the steps are short enough: with five and eight evaluations DDIM is
+# the best of the three. From 15 on the other two are several times better. With the network every
+# value is higher, and at 50 evaluations it has not yet reached the dashed line: few steps and an
+# imperfect network do more harm together than each of them alone.
 #
 # Spacings that are *optimised* for a number of steps do better with ten and fewer evaluations;
 # `docs/samplers.md` has them, and the chart over ten seeds.
@@ -231,7 +237,7 @@ assert results["exact denoiser", "UniPC"][-1] < 0.2 * results["exact denoiser", 
 # ## Try it
 
 # %%
-# Try it: where does the error of DDIM come from? Halve the steps on one half of the way only.
+# Try it: where does the error of DDIM come from? Halve the steps on one half of the way.
 base = ddpm.sampling_times("log_snr", schedule, 16)
 halves = {"near noise": range(8), "near data": range(8, 15)}
 print(f"16 steps: {nats(ddpm.DDIM(eta=0), exact.denoiser, base)[0]:.3f} nats")
@@ -243,8 +249,9 @@ for name, where in halves.items():
     print(f"twice as many {name}: {nats(ddpm.DDIM(eta=0), exact.denoiser, times)[0]:.3f} nats")
 
 # %%
-# Try it: noise repairs. Fresh noise on the way lets later steps correct earlier errors, so that a
-# stochastic sampler leaves fewer points of the *network* between the windings.
+# Try it: noise repairs. Fresh noise on the way lets later steps correct earlier errors, so that
+# DPM-Solver++ with noise leaves fewer points of the *network* between the windings. Here these are
+# one point and none, which proves nothing; `docs/samplers.md` has ten seeds.
 lowest = exact.log_density(
     exact.sample(20_000, 0, generator=torch.Generator().manual_seed(3)), 0
 ).min()
