@@ -28,7 +28,7 @@ def table() -> None:
         if not math.isnan(row["reverse_kl"]):
             bound = "≥ " if row["folded"] > 0 else ""
             kl = bound + with_error(row["reverse_kl"], row["reverse_kl_se"])
-            difference = with_error(
+            difference = bound + with_error(
                 *row[["reverse_kl_cut_difference", "reverse_kl_cut_difference_se"]]
             )
             folded = f"{100 * row['folded']:.1f} %"

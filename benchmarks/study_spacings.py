@@ -26,8 +26,10 @@ from stages.common.paths import CHECKPOINTS, MODEL
 from stages.common.sampler import sampler_of
 
 _FILE = Path("benchmarks/study_spacings.json")
-# Sections of params.yaml that determine the exact denoiser, the samplers and the pipeline's search.
-_SECTIONS = {"dataset", "datasets", "schedule", "schedules", "diffusion", "samplers"}
+# Sections of params.yaml that determine the exact denoiser and the samplers.
+_SECTIONS = {
+    *("seed", "dataset", "datasets", "data", "schedule", "schedules", "diffusion", "samplers"),
+}
 
 
 class Study(NamedTuple):
@@ -108,8 +110,9 @@ def table(results: Results) -> str:
         "| sampler | evaluations | without a limit | folded | as in the pipeline | ratio |",
         "|---|---|---|---|---|---|",
     ]
-    for name, cell in results.cells.items():
-        sampler, evaluations = name.split("/")
+    keys = [(sampler, int(number)) for sampler, number in (key.split("/") for key in results.cells)]
+    for sampler, evaluations in sorted(keys, key=lambda key: (FULL.samplers.index(key[0]), key[1])):
+        cell = results.cells[f"{sampler}/{evaluations}"]
         full, pipeline = cell["full"], cell["pipeline"]
         shown = [with_error(**part["kl"]) for part in (full, pipeline)]
         ratio = pipeline["kl"]["value"] / full["kl"]["value"]

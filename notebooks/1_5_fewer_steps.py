@@ -80,9 +80,9 @@ plt.show()
 # With ten steps, points are left between the windings. A step of DDIM keeps its guess all the way,
 # which is a straight line in $x_t / \sqrt{\bar\alpha_t}$; along the true path, the probability
 # flow, the guess changes. The error of a step is proportional to the *square* of its length, and
-# with $N$ steps the sum is proportional to $1 / N$: a method of first order. That is the error of the
-# points. KL is roughly proportional to its square, once it is small: nats fall like $1 / N^2$, and
-# for a method of second order like $1 / N^4$.
+# with $N$ steps the sum is proportional to $1 / N$: a method of first order. That is the error of
+# the points. KL is roughly proportional to its square, once it is small: nats fall like $1 / N^2$,
+# and for a method of second order like $1 / N^4$.
 #
 # ## Where to put the steps
 #

@@ -187,3 +187,10 @@ def test_the_velocity_is_differentiated_in_closed_form(t: float) -> None:
     h = 1e-4 * scale
     columns = [(velocity(x + h * e) - velocity(x - h * e)) / (2 * h) for e in torch.eye(2).double()]
     torch.testing.assert_close(jacobian, torch.stack(columns, dim=2), rtol=1e-5, atol=1e-6 / scale)
+
+
+def test_points_that_are_not_finite_are_not_an_error() -> None:
+    # Samples of a network that has diverged.
+    x = torch.tensor([[math.inf, 0], [math.nan, 1], [1e30, 1e30], [0.1, 0.2]]).double()
+    values = spiral().log_density(x, 0)
+    assert values.isfinite().tolist() == [False, False, True, True]

@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 import torch
@@ -108,3 +109,10 @@ def test_a_small_linear_system_is_solved_as_torch_solves_it() -> None:
 def test_a_singular_linear_system_is_refused() -> None:
     with pytest.raises(ZeroDivisionError):
         solve_linear([[1.0, 2.0], [2.0, 4.0]], [1.0, 2.0])
+
+
+def test_one_step_has_nothing_to_optimise() -> None:
+    def refuse(_: object) -> NoReturn:
+        raise AssertionError("evaluated")
+
+    assert optimise(refuse, shipped_schedule("cosine", 1), 1, iterations=3) == [1.0]

@@ -134,3 +134,12 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(compute, "_workers", lambda threads=threads: threads)
         densities.append(output_density(DDIM(eta=0), denoiser, noise(1300), [100, 50]).log_density)
     assert torch.equal(*densities)
+
+
+def test_the_flow_begins_at_the_first_time() -> None:
+    denoiser = gaussian_distribution(shipped_schedule("linear", 100)).denoiser
+    x_T = noise(20)
+    times = [60.0]
+    output = output_density(ODE(tolerance=1e-6), denoiser, x_T, times)
+    sampled = run_sampler(ODE(tolerance=1e-6), denoiser, x_T, times, generator=torch.Generator()).x
+    assert torch.allclose(output.x, sampled, atol=1e-5)

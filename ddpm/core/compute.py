@@ -66,7 +66,7 @@ def log(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def matmul(x: Float[Tensor, "*batch n"], y: Float[Tensor, "n m"]) -> Float[Tensor, "*batch m"]:
-    """Matrix product, without a graph for autograd.
+    """Matrix product; to be called under `torch.no_grad()`.
 
     On one thread of the CPU it is NumPy's, whose bits can be pinned at less cost than those of MKL,
     which torch calls: with MKL_CBWR=COMPATIBLE, MKL is three times slower. Several threads are left
@@ -146,7 +146,8 @@ def one_thread_for_matrices() -> AbstractContextManager[object]:
 
 @cache
 def _thread_pools() -> "ThreadpoolController":
-    # Not at the top: importing it sets an environment variable.
+    # Not at the top: importing it sets an environment variable. Kept, because it searches all
+    # loaded libraries; those that are loaded later are not limited.
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

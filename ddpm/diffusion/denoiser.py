@@ -49,7 +49,7 @@ class Denoiser:
         return self.finite and self.prediction.regular
 
     def double(self) -> "Denoiser":
-        """The same denoiser evaluated in float64; that of a network has a copy of its weights."""
+        """The same denoiser in float64. A network is copied and keeps its own weights."""
         function = self.function
         if isinstance(function, nn.Module):
             function = copy.deepcopy(function).double()

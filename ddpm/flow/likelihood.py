@@ -59,26 +59,25 @@ def log_likelihood(denoiser: Denoiser, x_t: Points, t: float, *, tolerance: floa
 
 
 def flow_with_log_density(
-    denoiser: Denoiser, x_T: Points, end: float = 0, *, tolerance: float
+    denoiser: Denoiser, x_T: Points, start: float, end: float = 0, *, tolerance: float
 ) -> tuple[Points, PerPoint]:
-    """Solve the flow from x_T to data, and compute the density of its output there.
+    """Solve the flow from noise to data, and compute the density of its output there.
 
     Args:
         denoiser: Denoiser of a network, or the exact denoiser.
         x_T: Starting points, drawn from N(0, I).
+        start: Time in (0, T] of the starting points; T, unless a sampler starts later.
         end: Time in [0, T) of the output, not before `ddpm.flow.probability_flow.first_time`.
         tolerance: Tolerance of the solver; see `ddpm.flow.ode.solve`.
 
     Returns:
-        Points at `end`, and their log densities in nats, both in model units. The densities are
-        those that `log_likelihood` gives.
+        Points at `end`, and their log densities in nats, both in model units. From T, the densities
+        are those that `log_likelihood` gives.
 
     Raises:
         UserError: If the flow cannot be solved.
     """
-    x, log_volume = _transport(
-        denoiser, x_T, denoiser.schedule.T, end, tolerance=tolerance, name="flow"
-    )
+    x, log_volume = _transport(denoiser, x_T, start, end, tolerance=tolerance, name="flow")
     return x, log_normal(x_T) - log_volume
 
 

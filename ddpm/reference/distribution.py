@@ -300,7 +300,8 @@ def _nearby(x: Points, nodes: Float64[Tensor, "m 2"], variance: float) -> list[B
     to_middles = distances(x, middles)
     nearest = (to_middles + radii).amin(1, keepdim=True)
     closest = (to_middles - radii).clamp(min=0)
-    needed = closest.square() < nearest.square() + 2 * variance * _NEGLIGIBLE
+    # Not `<`, so that a point that is not finite needs all of them.
+    needed = ~(closest.square() > nearest.square() + 2 * variance * _NEGLIGIBLE)
     within = torch.arange(PER_PANEL)
     blocks: list[Block] = []
     for rows in to_middles.argmin(1).argsort(stable=True).split(_SHARING):

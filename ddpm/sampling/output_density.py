@@ -60,6 +60,10 @@ def output_density(
         x_T: Points at the first time, drawn from N(0, I).
         times: Decreasing times from which the steps start.
 
+    Returns:
+        The output, its log density and the determinant of the map, for each point. A map onto a
+        curve or a point has no density: its determinant is 0 and log q infinite.
+
     Raises:
         UserError: If the sampler adds noise: its output has no such density.
 
@@ -82,7 +86,7 @@ def output_density(
         )
     denoiser = denoiser.double()
     if isinstance(sampler, ODE):
-        return _flow_density(denoiser, x_T, sampler.tolerance)
+        return _flow_density(denoiser, x_T, times, sampler.tolerance)
     carrying, generator = with_tangents(denoiser), torch.Generator()
 
     def run(block: Points) -> tuple[Points, PerPoint]:
@@ -90,15 +94,20 @@ def output_density(
         x, jacobian = unstack(run_sampler(sampler, carrying, start, times, generator=generator).x)
         return x, _determinant(jacobian)
 
-    blocks = in_parallel(run, x_T.split(_BLOCK))
+    blocks = in_parallel(run, x_T.split(_BLOCK), x_T.device)
     x, determinant = (torch.cat(part) for part in zip(*blocks, strict=True))
     return OutputDensity(x, log_normal(x_T) - log(determinant.abs()), determinant)
 
 
-def _flow_density(denoiser: Denoiser, x_T: Points, tolerance: float) -> OutputDensity:
+def _flow_density(
+    denoiser: Denoiser, x_T: Points, times: Sequence[float], tolerance: float
+) -> OutputDensity:
     """Output of `ODE`: the likelihood of the flow."""
-    end = 0 if denoiser.regular else 1
-    x, log_density = flow_with_log_density(denoiser, x_T, end, tolerance=_FINER * tolerance)
+    # As in `ODE.step`.
+    end = 0 if denoiser.regular else min(1, times[-1])
+    x, log_density = flow_with_log_density(
+        denoiser, x_T, times[0], end, tolerance=_FINER * tolerance
+    )
     determinant = (log_normal(x_T) - log_density).exp()
     if end > 0:
         x0_hat, _ = with_tangents(denoiser)(stack(x, identity_like(x)), end)

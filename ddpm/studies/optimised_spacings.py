@@ -44,7 +44,7 @@ from ddpm.flow.probability_flow import flow_samples
 from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.sampling.loop import run_sampler
 from ddpm.sampling.sampler import Sampler
-from ddpm.sampling.spacings import OPTIMISED
+from ddpm.sampling.spacings import OPTIMISED, sampling_times
 from ddpm.studies.reverse_kl import reverse_kl
 
 Points = Float64[Tensor, "n 2"]
@@ -57,6 +57,7 @@ _POSITIVE_PART, _LOWEST, _HIGHEST = 0.3, -4.0, 8.0
 # Starts of the search: noise levels sigma_ve at the last time, and exponents.
 _ENDS = (0.005, 0.01, 0.02, 0.04, 0.08)
 _EXPONENTS = (0.4, 0.5, 0.6, 0.75, 1.0)
+# Largest number of dampings that are tried in one iteration.
 _MAX_TRIES = 6
 # Increment of a variable in the finite differences of the Jacobian.
 _INCREMENT = 1e-3
@@ -126,7 +127,6 @@ def divergence_from_truth(
     model: ModelUnderTest, sampler: Sampler, denoiser: Denoiser, *, n: int
 ) -> Objective:
     """KL(sampler || truth) on n points, as the module describes it."""
-    denoiser = denoiser.double()
 
     def evaluate(times: Sequence[float]) -> Evaluation:
         measured = reverse_kl(model, sampler, denoiser, times, n=n, name="optimise/noise")
@@ -177,13 +177,16 @@ def optimise(
     """
     starts = [
         strides
-        for end, power in itertools.product(_ENDS, _EXPONENTS)
+        for end, power in itertools.product(_ENDS, _EXPONENTS if steps > 1 else ())
         if (strides := _power_strides(schedule, steps, end, power)) is not None
     ]
+    if not starts:
+        # There is nothing to choose, or too little noise at T for a spacing in log SNR.
+        return sampling_times("trailing", schedule, steps)
     errors = in_parallel(lambda start: objective(_times(schedule, start)).error, starts)
     strides = starts[min(range(len(starts)), key=errors.__getitem__)]
     current, damping = objective(_times(schedule, strides)), 1e-2
-    for _ in range(iterations if strides else 0):
+    for _ in range(iterations):
         jacobian = _jacobian(objective, schedule, strides, current)
         normal = (jacobian.T @ jacobian).tolist()
         gradient = (jacobian.T @ current.slopes).tolist()
@@ -218,7 +221,7 @@ def _power_strides(schedule: Schedule, steps: int, end: float, power: float) -> 
     first, last = schedule.log_snr_at(schedule.T), -2 * math.log(end)
     if last <= first or schedule.time_of_log_snr(last) < _EARLIEST:
         return None
-    parts = [(k / max(1, steps - 1)) ** power for k in range(steps)]
+    parts = [(k / (steps - 1)) ** power for k in range(steps)]
     return [math.log((last - first) * (b - a)) for a, b in itertools.pairwise(parts)]
 
 

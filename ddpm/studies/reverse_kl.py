@@ -4,7 +4,8 @@
 
 The mean is over the sampler's own output, so no other sample is needed. A single v of a network may
 reach hundreds of nats, and then decides the mean; the mean of min(v, 30) is more robust. E exp(-v)
-is the mass of the truth that the sampler reaches: 1 if nothing folds and nothing is missed.
+is the mass of the truth that the sampler reaches, counted once for each x_T that leads there: 1 if
+nothing folds and nothing is missed.
 """
 
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class ReverseKL(NamedTuple):
 
     @property
     def mass(self) -> float:
-        """E exp(-v): the mass of the truth where the sampler has any density."""
+        """E exp(-v): the mass of the truth that is reached; above 1 only by folds or chance."""
         return float((-self.log_ratios).exp().mean())
 
     def minus(self, reference: "ReverseKL") -> tuple[Mean, Mean]:
@@ -85,6 +86,9 @@ def reverse_kl(
         times: Decreasing times of its steps.
         n: Number of points.
         name: Random stream of the points.
+
+    Raises:
+        UserError: If the sampler adds noise.
     """
     x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, name))
     output = output_density(sampler, denoiser, x_T, times)

@@ -212,7 +212,9 @@ def compare(
             measurements = evaluator(points)
             if has_density:
                 kl = reverse_kl(model, sampler, denoiser, times, n=settings.n_density)
-                measurements = measurements._replace(reverse_kl=kl)
+                # One step from pure noise leads to a single point, which has no density.
+                if bool(kl.log_ratios.isfinite().all()):
+                    measurements = measurements._replace(reverse_kl=kl)
             sampled.append((cell, name, evaluations, points, measurements))
             if cell == reference:
                 references[name] = measurements
