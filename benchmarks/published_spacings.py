@@ -16,14 +16,14 @@ References:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from ddpm.core.compute import stream
-from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.flow.probability_flow import integrate
 from ddpm.reference.model_under_test import ModelUnderTest
@@ -34,30 +34,28 @@ Costs = Float64[Tensor, "m m"]
 _GRID, _LOWEST = 80, 0.002
 
 
+class Grid(NamedTuple):
+    """Decreasing noise levels sigma_ve, and their times."""
+
+    sigmas: Sequence[float]
+    times: Sequence[float]
+
+
 def published_spacings(
     model: ModelUnderTest, steps: Sequence[int], *, n: int
 ) -> dict[str, dict[str, list[float]]]:
     """Times of both methods by name and number of steps, for the exact denoiser, on n points."""
-    denoiser, schedule = model.exact.denoiser, model.schedule
-    sigmas, times = _grid(schedule)
-    costs: Mapping[str, Costs] = {
-        "align_your_steps": align_your_steps(model, denoiser, sigmas, times, n),
-        "gits": gits(model, denoiser, sigmas, times, n),
-    }
+    grid = _grid(model.schedule)
+    costs = {method.__name__: method(model, grid, n) for method in (align_your_steps, gits)}
     return {
-        name: {str(count): [times[k] for k in shortest_path(cost, count)] for count in steps}
+        name: {str(count): [grid.times[k] for k in shortest_path(cost, count)] for count in steps}
         for name, cost in costs.items()
     }
 
 
-def align_your_steps(
-    model: ModelUnderTest,
-    denoiser: Denoiser,
-    sigmas: Sequence[float],
-    times: Sequence[float],
-    n: int,
-) -> Costs:
+def align_your_steps(model: ModelUnderTest, grid: Grid, n: int) -> Costs:
     """Cost of a step from each noise level (row) to each lower one (column)."""
+    denoiser, (sigmas, times) = model.exact.denoiser, grid
     generator = stream(model.seed, "align_your_steps/noise")
     y = model.fresh(n, "align_your_steps")
     predictions: list[Points] = []
@@ -71,23 +69,16 @@ def align_your_steps(
     log_step = math.log(sigmas[0] / sigmas[1])
     costs = torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
     for i, start in enumerate(predictions):
-        squares = [(start - x0_hat).square().sum(1).mean() for x0_hat in predictions]
+        squares = torch.stack([(start - end).square().sum(1).mean() for end in predictions[i:]])
         # d sigma / sigma^3 = d log sigma / sigma^2.
-        terms = [
-            log_step * square / sigma**2 for square, sigma in zip(squares, sigmas, strict=True)
-        ]
-        costs[i, i:] = torch.stack(terms[i:]).cumsum(0)
+        weights = log_step / torch.tensor(sigmas[i:], dtype=torch.float64) ** 2
+        costs[i, i:] = (weights * squares).cumsum(0)
     return costs
 
 
-def gits(
-    model: ModelUnderTest,
-    denoiser: Denoiser,
-    sigmas: Sequence[float],
-    times: Sequence[float],
-    n: int,
-) -> Costs:
+def gits(model: ModelUnderTest, grid: Grid, n: int) -> Costs:
     """Cost of a step from each noise level (row) to each lower one (column)."""
+    denoiser, (sigmas, times) = model.exact.denoiser, grid
     x = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, "gits"))
     ys, predictions = [], []
     for k, t in enumerate(times):
@@ -119,9 +110,9 @@ def shortest_path(costs: Costs, steps: int) -> list[int]:
     return [0, *path[:-1]]
 
 
-def _grid(schedule: Schedule) -> tuple[list[float], list[float]]:
+def _grid(schedule: Schedule) -> Grid:
     highest = math.exp(-schedule.log_snr_at(schedule.T) / 2)
     powers = [k / (_GRID - 1) for k in range(_GRID)]
     sigmas = [highest * (_LOWEST / highest) ** power for power in powers]
     times = [schedule.time_of_log_snr(-2 * math.log(sigma)) for sigma in sigmas]
-    return sigmas, [float(schedule.T), *times[1:]]
+    return Grid(sigmas, [float(schedule.T), *times[1:]])

@@ -22,12 +22,13 @@ from tqdm import tqdm
 from benchmarks.copies import changed, present_params
 from benchmarks.published_spacings import published_spacings
 from benchmarks.resumable import Results, run_study, train_seed, training_settings
-from benchmarks.samplers import with_error
+from benchmarks.samplers import ESTIMATES, KEY, Row, markdown, percent, with_error
 from ddpm.core.params import CompareSamplersSettings, Params
+from ddpm.reference.estimates import Mean
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED
 from ddpm.studies.optimised_spacings import optimised_spacings
-from ddpm.studies.sampler_cells import Cell, reference_cell, valid_cells
+from ddpm.studies.sampler_cells import Cell, valid_cells
 from ddpm.studies.sampler_comparison import SampleEvaluator, compare
 from stages.common.params import load_params, select
 from stages.common.paths import CHECKPOINTS
@@ -54,7 +55,6 @@ _CELLS: dict[str, Sequence[int]] = {
 _MEASURED = {"optimise_spacings", "samplers", "measure_samples"}
 _ABOVE_FLOW = "reverse_kl_cut_difference"
 # The columns that are kept.
-_KEY = ("sampler", "spacing", "evaluations", "denoiser")
 _KEPT = (
     *("reverse_kl", "reverse_kl_cut", _ABOVE_FLOW, "folded", "mass"),
     *("energy_distance", "log_density", "log_density_truth", "strays"),
@@ -142,12 +142,11 @@ def measure_seed(study: Study, params: Params) -> list[dict[str, Any]]:
         cells,
         times,
         SampleEvaluator(model, study.points, params.measure_samples),
-        reference=reference_cell(settings.reference, cells),
-        settings=settings,
+        settings,
     )
     return [
         # The number that was asked for, which is the same with every seed.
-        {name: row[name] for name in _KEY}
+        {name: row[name] for name in KEY}
         | {"evaluations": result.cell.evaluations}
         | {name: row[name] for name in _KEPT if not math.isnan(row[name])}
         for result in compared
@@ -157,24 +156,16 @@ def measure_seed(study: Study, params: Params) -> list[dict[str, Any]]:
 
 def table(study: Study, results: Results) -> str:
     """All cells with their means over the seeds, as Markdown."""
-    rows = _rows(study, results)
-    lines = [
-        "| sampler | spacing | evaluations | denoiser | reverse KL | minus the flow's, cut | folded"
-        " | log density | strays | energy distance |",
-        "|---" * 10 + "|",
-    ]
-    for key, group in rows.groupby(list(_KEY), sort=False):
-        kl = difference = folded = ""
-        if group["reverse_kl"].notna().all():
-            kl = "≥ " * bool(group["folded"].max() > 0) + spread(group["reverse_kl"])
-            difference = "≥ " * bool(group["folded"].max() > 0) + spread(group[_ABOVE_FLOW])
-            folded = f"{100 * group['folded'].mean():.2f} %"
-        cells = (*key, kl, difference, folded, spread(group["log_density"]))
-        strays = f"{100 * group['strays'].mean():.2f} %"
-        lines.append(
-            f"| {' | '.join(map(str, cells))} | {strays} | {spread(group['energy_distance'])} |"
+    groups = _rows(study, results).groupby(list(KEY), sort=False)
+    return markdown(
+        Row(
+            key,
+            {name: over_seeds(group[name]) for name in ESTIMATES},
+            group["folded"].mean(skipna=False),
+            group["strays"].mean(),
         )
-    return "\n".join(lines)
+        for key, group in groups
+    )
 
 
 def spacings_table(study: Study, results: Results) -> str:
@@ -198,21 +189,21 @@ def spacings_table(study: Study, results: Results) -> str:
         whole = means[means["folded"].eq(0)]
         chosen = (means if whole.empty else whole)[_ABOVE_FLOW].idxmin()
         for spacing, cell in group.groupby("spacing", sort=False):
-            bound = "≥ " * bool(cell["folded"].max() > 0)
+            folded = cell["folded"].mean()
+            bound = "≥ " if folded > 0 else ""
             halves = (
-                bound + spread(cell.loc[part, _ABOVE_FLOW])
+                bound + with_error(*over_seeds(cell.loc[part, _ABOVE_FLOW]))
                 for part in (cell["first"], ~cell["first"])
             )
-            folded = f"{100 * cell['folded'].mean():.2f} %"
-            values = (evaluations, denoiser, spacing, *halves, folded)
+            values = (evaluations, denoiser, spacing, *halves, percent(folded))
             mark = "chosen" if spacing == chosen else ""
             lines.append(f"| {' | '.join(map(str, values))} | {mark} |")
     return "\n".join(lines)
 
 
-def spread(values: "pd.Series[float]") -> str:
-    """Mean over seeds with its standard error, to two digits of the error."""
-    return with_error(float(values.mean()), float(values.sem()))
+def over_seeds(values: "pd.Series[float]") -> Mean:
+    """Mean over seeds with its standard error."""
+    return Mean(float(values.mean()), float(values.sem()))
 
 
 def present(study: Study) -> None:

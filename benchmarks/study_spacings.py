@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from benchmarks.resumable import Results, run_study
-from benchmarks.samplers import with_error
+from benchmarks.samplers import percent, with_error
 from ddpm.reference.model_under_test import ModelUnderTest, load_model_under_test
 from ddpm.sampling.sampler import Sampler
 from ddpm.studies.optimised_spacings import divergence_from_truth, optimise
@@ -116,7 +116,7 @@ def table(results: Results) -> str:
         full, pipeline = cell["full"], cell["pipeline"]
         shown = [with_error(**part["kl"]) for part in (full, pipeline)]
         ratio = pipeline["kl"]["value"] / full["kl"]["value"]
-        folded = f"{100 * full['folded']:.2f} %"
+        folded = percent(full["folded"])
         lines.append(
             f"| {sampler} | {evaluations} | {shown[0]} | {folded} | {shown[1]} | {ratio:.2f} |"
         )

@@ -2,7 +2,7 @@
 
 from ddpm.reference.model_under_test import load_model_under_test
 from ddpm.sampling.registry import SAMPLERS
-from ddpm.studies.sampler_cells import parse_cells, reference_cell, valid_cells
+from ddpm.studies.sampler_cells import parse_cells, valid_cells
 from ddpm.studies.sampler_comparison import SampleEvaluator, compare, tabulate
 from stages.common.files import read_spacings, write_arrays
 from stages.common.params import load_params, select
@@ -34,8 +34,7 @@ def main() -> None:
         cells,
         spacings,
         SampleEvaluator(model, settings.n, params.measure_samples),
-        reference=reference_cell(settings.reference, cells),
-        settings=settings,
+        settings,
     )
 
     write_table(SAMPLERS_CSV, tabulate(compared))

@@ -8,7 +8,7 @@ from spiral_cases import SCALING, TIMES, mixed, points_at, spiral, width_at
 
 from ddpm.core.compute import stream
 from ddpm.data.datasets import SPIRAL
-from ddpm.reference import distribution
+from ddpm.reference import mixture
 from ddpm.reference.distribution import ExactDistribution
 from ddpm.reference.quadrature import NODES, WEIGHTS, quadrature, uniform_nodes
 
@@ -116,7 +116,7 @@ def test_panels_that_are_left_out_change_nothing(
     x += reach * torch.randn(x.shape, dtype=torch.float64, generator=stream(0, "away"))
     results = []
     for many in (0, 10**9):
-        monkeypatch.setattr(distribution, "_MANY_PANELS", many)
+        monkeypatch.setattr(mixture, "_MANY_PANELS", many)
         results.append((exact.log_density(x, t), *exact.velocity_with_jacobian(x, t)))
     # In the Jacobian, a covariance, digits cancel.
     for near, everything, tolerance in zip(*results, (1e-12, 1e-12, 1e-9), strict=True):

@@ -24,9 +24,14 @@ from ddpm.studies.sampler_comparison import (
 T = 60
 
 
-def settings(exact_up_to: int) -> CompareSamplersSettings:
+def settings(exact_up_to: int, reference: str) -> CompareSamplersSettings:
     return CompareSamplersSettings(
-        n=300, exact_up_to=exact_up_to, n_density=100, density_up_to=5, reference="", cells={}
+        n=300,
+        exact_up_to=exact_up_to,
+        n_density=100,
+        density_up_to=5,
+        reference=reference,
+        cells={},
     )
 
 
@@ -44,9 +49,7 @@ def test_every_row_holds_the_cost_and_the_metrics_of_its_cell(
         Cell("ddpm", "trailing", 40),
     ]
     optimised = {"optimised_model": {"3": [60.0, 20.0, 3.0]}}
-    compared = compare(
-        model, samplers, cells, optimised, evaluator, reference=cells[-1], settings=settings(20)
-    )
+    compared = compare(model, samplers, cells, optimised, evaluator, settings(20, "ddpm/trailing"))
     rows = [cell.row() for cell in compared]
     # In this order, in which the table is written.
     assert all(tuple(row) == COLUMNS for row in rows)
@@ -88,9 +91,7 @@ def test_differences_of_samples_from_the_same_noise_resolve_what_their_values_ca
         model, 300, MeasureSamplesSettings(n=300, null_pairs=5, directions=8)
     )
     cells = [Cell("dpmpp_2m", "trailing", 40), Cell("ode", "trailing", 1)]
-    compared = compare(
-        model, samplers, cells, {}, evaluator, reference=cells[1], settings=settings(1)
-    )
+    compared = compare(model, samplers, cells, {}, evaluator, settings(1, "ode/trailing"))
     row = compared[0].row()
     # Slightly too narrow: the log density is too large, by far less than its own error shows.
     assert 0 < row["log_density_difference"] < row["log_density_se"] / 5

@@ -9,7 +9,13 @@ from exact_cases import STD, gaussian_model
 from torch import Tensor
 
 from benchmarks import study_samplers
-from benchmarks.published_spacings import align_your_steps, gits, published_spacings, shortest_path
+from benchmarks.published_spacings import (
+    Grid,
+    align_your_steps,
+    gits,
+    published_spacings,
+    shortest_path,
+)
 from benchmarks.resumable import Results
 from benchmarks.study_samplers import FULL, TRIAL, Study, measure, spacings_table, table
 from ddpm.core.compute import stream
@@ -46,7 +52,7 @@ def test_the_cost_of_align_your_steps_is_known_for_gaussian_data() -> None:
     model = gaussian_model(T=1000)
     sigmas = [20.0 * 0.5**k for k in range(9)]
     times, squares = times_of(tuple(sigmas))[0], torch.tensor(sigmas).double() ** 2
-    costs = align_your_steps(model, model.denoiser, sigmas, times, 20_000)
+    costs = align_your_steps(model, Grid(sigmas, times), 20_000)
     shrink = STD**2 / (STD**2 + squares)
     # The denoiser is mean + shrink (y - mean), and the noisier point has independent noise on top.
     for i, j in ((0, 3), (2, 5), (4, 8)):
@@ -66,7 +72,7 @@ def test_the_cost_of_align_your_steps_is_known_for_gaussian_data() -> None:
 def test_the_cost_of_gits_is_known_for_gaussian_data() -> None:
     model = gaussian_model(T=1000)
     times, sigmas = times_of(SIGMAS)
-    costs = gits(model, model.denoiser, SIGMAS, times, 20_000)
+    costs = gits(model, Grid(SIGMAS, times), 20_000)
     # Along the flow y - mean grows like the standard deviation of y; its mean length is
     # sqrt(pi / 2) of these.
     stds = (STD**2 + sigmas**2).sqrt()

@@ -16,8 +16,7 @@ Quadrature: Gauss-Legendre with 16 nodes on panels of equal length in the parame
 most 8/3 standard deviations sqrt(V) long on the curve, and at most an eighth of the range of u. On
 the spiral, with sqrt(V) of 0.001 or more, p_t is then exact to 1e-9 (relative) within ten standard
 deviations of the curve, as the tests verify. Further out, the nearest nodes still give log p_t to a
-few parts in a thousand. A curve with several turns in one panel would need more nodes. Where panels
-are many, those too far from a point to change a digit are left out.
+few parts in a thousand. A curve with several turns in one panel would need more nodes.
 
 References:
     Robbins 1956, Efron 2011 (Tweedie's formula), https://doi.org/10.1198/jasa.2011.tm11181
@@ -26,49 +25,31 @@ References:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ddpm.core.compute import distances, in_parallel, log, sqrt
+from ddpm.core.compute import in_parallel
 from ddpm.data.curves import Curve
 from ddpm.data.datasets import Dataset
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.schedule import Schedule
-from ddpm.reference.quadrature import PER_PANEL, Nodes, quadrature, uniform_nodes
+from ddpm.reference.mixture import mixture_means
+from ddpm.reference.quadrature import Nodes, quadrature, uniform_nodes
 
 Points = Float64[Tensor, "n 2"]
 PerPoint = Float64[Tensor, " n"]
-# Indices of points, and of the nodes that they need.
-Block = tuple[Int[Tensor, " k"], Int[Tensor, " l"] | slice]
 
 # Length of a panel, in standard deviations of the noise.
 _MAX_PANEL = 8 / 3
 _MIN_PANELS = 8
-_NOT_COMPUTED = torch.full((1, 2, 2), math.nan, dtype=torch.float64)
-# Entries of a matrix of points by nodes, so that it fits the cache of a core.
-_BLOCK = 2**16
-# With more panels than this, points take only panels nearby: the weights in all others are by
-# exp(-45) smaller, less than a rounding error. So many points near each other share their panels.
-_MANY_PANELS, _NEGLIGIBLE, _SHARING = 64, 45, 64
-# Logarithm of the smallest term of a sum, relative to the largest.
-_SMALLEST = -600
 # Sets of nodes to cache: a solver returns to the same few noise levels again and again.
 _MAX_CACHED = 64
 # Points in one task of a thread.
 _POINTS_PER_TASK = 1000
-
-
-class MixtureMoments(NamedTuple):
-    """log p_t(x) and the means of c and, if asked for, of c c' given x, at each point x."""
-
-    log_density: PerPoint
-    mean_centre: Points
-    mean_square: Float64[Tensor, "#n 2 2"]
 
 
 @dataclass(frozen=True)
@@ -182,18 +163,18 @@ class ExactDistribution:
             x_t: Points, model units.
             t: Time in [0, T]; above 0 for data without noise, because their p_0 is singular.
         """
-        blocks = in_parallel(lambda x: self._moments(x, t).log_density, x_t.split(_POINTS_PER_TASK))
+        blocks = in_parallel(lambda x: self._means(x, t)[0], x_t.split(_POINTS_PER_TASK))
         return torch.cat(blocks)
 
     def score(self, x_t: Points, t: float) -> Points:
         """Evaluate the gradient of log p_t at x_t; see `log_density`."""
         a, sigma = self.schedule.levels(t)
-        return (a * self._moments(x_t, t).mean_centre - x_t) / self._variance(a, sigma)
+        return (a * self._means(x_t, t)[1] - x_t) / self._variance(a, sigma)
 
     def posterior_mean(self, x_t: Points, t: float) -> Points:
         """Evaluate E[x_0 | x_t], model units: the denoiser with the least squared error."""
         a, sigma = self.schedule.levels(t)
-        mean_centre = self._moments(x_t, t).mean_centre
+        mean_centre = self._means(x_t, t)[1]
         return (sigma**2 * mean_centre + a * self.noise**2 * x_t) / self._variance(a, sigma)
 
     def velocity(self, x_t: Points, t: Float64[Tensor, " #n"]) -> Points:
@@ -203,7 +184,7 @@ class ExactDistribution:
             for time in t.unique():
                 v[t == time] = self.velocity(x_t[t == time], time[None])
             return v
-        return self._velocity(x_t, float(t), self._moments(x_t, float(t)).mean_centre)
+        return self._velocity(x_t, float(t), self._means(x_t, float(t))[1])
 
     def velocity_with_jacobian(
         self, x_t: Points, t: float
@@ -212,7 +193,8 @@ class ExactDistribution:
 
         It follows from d E[c | x] / d x = (a / V) Cov(c | x).
         """
-        _, mean, mean_square = self._moments(x_t, t, squares=True)
+        _, means = self._means(x_t, t, squares=True)
+        mean, mean_square = means[:, :2], means[:, 2:].unflatten(1, (2, 2))
         a, sigma = self.schedule.levels(t)
         variance = self._variance(a, sigma)
         covariance = mean_square - _outer(mean)
@@ -240,33 +222,18 @@ class ExactDistribution:
         """Variance V of the Gaussian around each scaled centre a c."""
         return (a * self.noise) ** 2 + sigma**2
 
-    def _moments(self, x_t: Points, t: float, *, squares: bool = False) -> MixtureMoments:
+    def _means(
+        self, x_t: Points, t: float, *, squares: bool = False
+    ) -> tuple[PerPoint, Float64[Tensor, "n _"]]:
+        """Evaluate log p_t(x_t), and the means of c and, if asked for, of c c' given x_t."""
         a, sigma = self.schedule.levels(t)
         variance = self._variance(a, sigma)
         # Without signal (a = 0) the integrand is constant, and panels of any length are exact.
         nodes = self.nodes(_MAX_PANEL * math.sqrt(variance) / a if a > 0 else math.inf)
-        centres = nodes.centres
-        columns = torch.cat((centres, _outer(centres).flatten(1)), dim=1) if squares else centres
-        # exp(-|x - a c|^2 / 2V) without its factor exp(-|x|^2 / 2V): the exponent is linear in x.
-        scaled = a * centres
-        bias = nodes.log_weights - scaled.square().sum(1) / (2 * variance)
-        slopes = (scaled / variance).T
-        blocks: list[Block]
-        if nodes.on_panels and len(scaled) > _MANY_PANELS * PER_PANEL:
-            blocks = _nearby(x_t.detach(), scaled, variance)
-        else:
-            split = torch.arange(len(x_t)).split(max(1, _BLOCK // len(scaled)))
-            blocks = [(rows, slice(None)) for rows in split]
-        parts = [
-            _weighted_means(x_t[rows], slopes[:, near], bias[near], columns[near])
-            for rows, near in blocks
-        ]
-        back = torch.cat([rows for rows, _ in blocks]).argsort()
-        log_sum, means = (torch.cat(part)[back] for part in zip(*parts, strict=True))
-        constant = math.log(2 * math.pi * variance)
-        log_density = log_sum - x_t.square().sum(1) / (2 * variance) - constant
-        mean_square = means[:, 2:].unflatten(1, (2, 2)) if squares else _NOT_COMPUTED
-        return MixtureMoments(log_density, means[:, :2], mean_square)
+        values = nodes.centres
+        if squares:
+            values = torch.cat((values, _outer(values).flatten(1)), dim=1)
+        return mixture_means(x_t, nodes, a, variance, values)
 
 
 @dataclass(frozen=True)
@@ -286,40 +253,3 @@ class _Velocity:
 
 def _outer(x: Points) -> Float64[Tensor, "n 2 2"]:
     return x[:, :, None] * x[:, None, :]
-
-
-def _nearby(x: Points, nodes: Float64[Tensor, "m 2"], variance: float) -> list[Block]:
-    """Divide points into blocks that need the same nodes.
-
-    A panel is needed unless all of its nodes are so much further from a point than those of the
-    nearest panel that their weights are negligible.
-    """
-    panels = nodes.unflatten(0, (-1, PER_PANEL))
-    middles = panels.mean(1)
-    radii = sqrt((panels - middles[:, None]).square().sum(2).amax(1))
-    to_middles = distances(x, middles)
-    nearest = (to_middles + radii).amin(1, keepdim=True)
-    closest = (to_middles - radii).clamp(min=0)
-    # Not `<`, so that a point that is not finite needs all of them.
-    needed = ~(closest.square() > nearest.square() + 2 * variance * _NEGLIGIBLE)
-    within = torch.arange(PER_PANEL)
-    blocks: list[Block] = []
-    for rows in to_middles.argmin(1).argsort(stable=True).split(_SHARING):
-        chosen = needed[rows].any(0).nonzero()
-        blocks.append((rows, (PER_PANEL * chosen + within).flatten()))
-    return blocks
-
-
-def _weighted_means(
-    x: Points,
-    slopes: Float64[Tensor, "2 m"],
-    bias: Float64[Tensor, " m"],
-    columns: Float64[Tensor, "m k"],
-) -> tuple[PerPoint, Float64[Tensor, "n k"]]:
-    """Sum w_j = exp(x . slope_j + bias_j), as a logarithm, and the w-means of the columns."""
-    exponents = torch.addmm(bias, x, slopes)
-    largest = exponents.detach().amax(1, keepdim=True)
-    # Without the limit some terms would be denormal numbers, with which arithmetic is slow.
-    terms = (exponents - largest).clamp(min=_SMALLEST).exp()
-    total = terms.sum(1)
-    return largest[:, 0] + log(total), terms @ columns / total[:, None]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ddpm.core.errors import UserError
 from ddpm.core.settings import PARAMS_FILE, choose
 from ddpm.diffusion.schedule import Schedule
+from ddpm.flow.probability_flow import angle, time_at
 
 # Exponent of Karras et al. 2022.
 _RHO = 7
@@ -64,10 +65,11 @@ def _quadratic(schedule: Schedule, steps: int) -> list[float]:
 
 def _tangent(schedule: Schedule, steps: int) -> list[float]:
     """Equal strides in the angle phi with sigma_ve = tan(phi), counted down from T."""
-    a, sigma = schedule.levels(schedule.T)
-    angles = [math.atan2(sigma, a) * k / steps for k in range(steps - 1, 0, -1)]
-    log_alpha_bars = (2 * math.log(math.cos(angle)) for angle in angles)
-    return [float(schedule.T), *(schedule.time_of(value) for value in log_alpha_bars)]
+    last = angle(schedule, schedule.T)
+    return [
+        float(schedule.T),
+        *(time_at(schedule, last * k / steps) for k in range(steps - 1, 0, -1)),
+    ]
 
 
 def _log_snr(schedule: Schedule, steps: int) -> list[float]:

@@ -183,9 +183,9 @@ def optimise(
     if not starts:
         # There is nothing to choose, or too little noise at T for a spacing in log SNR.
         return sampling_times("trailing", schedule, steps)
-    errors = in_parallel(lambda start: objective(_times(schedule, start)).error, starts)
-    strides = starts[min(range(len(starts)), key=errors.__getitem__)]
-    current, damping = objective(_times(schedule, strides)), 1e-2
+    evaluations = in_parallel(lambda start: objective(_times(schedule, start)), starts)
+    best = min(range(len(starts)), key=lambda k: evaluations[k].error)
+    strides, current, damping = starts[best], evaluations[best], 1e-2
     for _ in range(iterations):
         jacobian = _jacobian(objective, schedule, strides, current)
         normal = (jacobian.T @ jacobian).tolist()

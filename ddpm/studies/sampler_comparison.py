@@ -26,7 +26,7 @@ from ddpm.sampling.loop import draw_samples
 from ddpm.sampling.sampler import Sampler
 from ddpm.sampling.spacings import OptimisedTimes
 from ddpm.studies.reverse_kl import ReverseKL, reverse_kl
-from ddpm.studies.sampler_cells import Cell, plan
+from ddpm.studies.sampler_cells import Cell, plan, reference_cell
 
 Points = Float64[Tensor, "n 2"]
 
@@ -176,8 +176,6 @@ def compare(
     cells: Sequence[Cell],
     optimised: OptimisedTimes,
     evaluator: SampleEvaluator,
-    *,
-    reference: Cell,
     settings: CompareSamplersSettings,
 ) -> list[ComparedCell]:
     """Sample every cell with the network and, unless it takes too long, with the exact denoiser.
@@ -188,13 +186,14 @@ def compare(
         cells: Cells to sample; see `valid_cells`.
         optimised: Times of the optimised spacings.
         evaluator: Computes the metrics of the samples.
-        reference: One of the cells. Differences are taken from its samples with the same denoiser.
-        settings: Numbers of samples, and the numbers of evaluations up to which the exact denoiser
-            and the output density are included. The reference includes both always.
+        settings: Numbers of samples, the numbers of evaluations up to which the exact denoiser and
+            the output density are included, and the name of the reference, one of the cells. It
+            includes both always, and differences are taken from its samples with the same denoiser.
 
     Raises:
-        UserError: If a cell cannot run; see `is_valid`.
+        UserError: If a cell cannot run (see `is_valid`), or the reference is not among them.
     """
+    reference = reference_cell(settings.reference, cells)
     sampled = []
     references: dict[str, Measurements] = {}
     for cell in tqdm(cells, desc="compare", unit="cell", disable=None):
