@@ -72,7 +72,7 @@ def test_the_cost_of_align_your_steps_is_known_for_gaussian_data() -> None:
 def test_the_cost_of_gits_is_known_for_gaussian_data() -> None:
     model = gaussian_model(T=1000)
     times, sigmas = times_of(SIGMAS)
-    costs = gits(model, Grid(SIGMAS, times), 20_000)
+    costs = gits(model, Grid(SIGMAS, times), 5000)
     # Along the flow y - mean grows like the standard deviation of y; its mean length is
     # sqrt(pi / 2) of these.
     stds = (STD**2 + sigmas**2).sqrt()
