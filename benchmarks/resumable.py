@@ -30,7 +30,14 @@ _DETERMINE = {
 
 def training_settings(params: Params, varied: set[str]) -> dict[str, Any]:
     """The parameters that determine a network, without those that a study varies."""
-    return params.model_dump(include=_DETERMINE - varied)
+    return selected(params, params.model_dump(include=_DETERMINE - varied))
+
+
+def selected(params: Params, values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the data sets that are not used, so that a new one changes no study."""
+    if "datasets" in values:
+        values["datasets"] = {params.dataset: values["datasets"][params.dataset]}
+    return values
 
 
 @dataclass(frozen=True)

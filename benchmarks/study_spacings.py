@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks.resumable import Results, run_study
+from benchmarks.resumable import Results, run_study, selected
 from benchmarks.samplers import percent, with_error
 from ddpm.reference.model_under_test import ModelUnderTest, load_model_under_test
 from ddpm.sampling.sampler import Sampler
@@ -60,7 +60,7 @@ def measure(study: Study) -> None:
     """Measure the cells that are not in the file of results."""
     params = load_params()
     search = params.optimise_spacings
-    settings = params.model_dump(mode="json", include=_SECTIONS) | {
+    settings = selected(params, params.model_dump(mode="json", include=_SECTIONS)) | {
         "pipeline": {"points": search.n, "iterations": search.iterations},
         "points": study.points,
         "iterations": study.iterations,

@@ -13,9 +13,20 @@ if TYPE_CHECKING:
     from ddpm.core.params import LossSettings as LossSettings
     from ddpm.core.params import TrainSettings as TrainSettings
     from ddpm.data.datasets import DATASETS as DATASETS
+    from ddpm.data.datasets import Checkerboard as Checkerboard
+    from ddpm.data.datasets import Circles as Circles
+    from ddpm.data.datasets import Curves as Curves
+    from ddpm.data.datasets import Gaussians as Gaussians
+    from ddpm.data.datasets import Moons as Moons
     from ddpm.data.datasets import Spiral as Spiral
+    from ddpm.data.datasets import SwissRoll as SwissRoll
+    from ddpm.data.datasets import Tree as Tree
     from ddpm.data.scaling import Scaling as Scaling
     from ddpm.diffusion.denoiser import Denoiser as Denoiser
+    from ddpm.diffusion.denoiser import with_jumps as with_jumps
+    from ddpm.diffusion.guidance import GUIDANCE as GUIDANCE
+    from ddpm.diffusion.guidance import guided as guided
+    from ddpm.diffusion.guidance import guided_between as guided_between
     from ddpm.diffusion.predictions import PREDICTIONS as PREDICTIONS
     from ddpm.diffusion.process import diffuse as diffuse
     from ddpm.diffusion.process import posterior as posterior
@@ -58,15 +69,20 @@ if TYPE_CHECKING:
     from ddpm.sampling.spacings import SPACINGS as SPACINGS
     from ddpm.sampling.spacings import sampling_times as sampling_times
     from ddpm.training.loop import train as train
+    from ddpm.training.task import Labels as Labels
     from ddpm.training.task import Task as Task
 
 _MODULES = {
     "core.compute": ("stream",),
     "core.errors": ("UserError",),
     "core.params": ("LossSettings", "TrainSettings"),
-    "data.datasets": ("DATASETS", "Spiral"),
+    "data.datasets": (
+        *("DATASETS", "Checkerboard", "Circles", "Curves", "Gaussians", "Moons", "Spiral"),
+        *("SwissRoll", "Tree"),
+    ),
     "data.scaling": ("Scaling",),
-    "diffusion.denoiser": ("Denoiser",),
+    "diffusion.denoiser": ("Denoiser", "with_jumps"),
+    "diffusion.guidance": ("GUIDANCE", "guided", "guided_between"),
     "diffusion.predictions": ("PREDICTIONS",),
     "diffusion.process": ("diffuse", "posterior", "prior_gap", "q_sample", "q_step"),
     "diffusion.schedule": ("Schedule",),
@@ -92,7 +108,7 @@ _MODULES = {
     "sampling.registry": ("SAMPLERS",),
     "sampling.spacings": ("SPACINGS", "sampling_times"),
     "training.loop": ("train",),
-    "training.task": ("Task",),
+    "training.task": ("Labels", "Task"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

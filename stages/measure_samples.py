@@ -69,7 +69,7 @@ def main() -> None:
         distance_to = partial(distance, settings=settings)
         estimates = estimate_distances(distance_to, {"samples": samples}, truth, pairs)
         metrics[name] = estimates["samples"]
-    on_curve = project(dataset.curve, [samples, truth, *(first for first, _ in pairs)])
+    on_curve = project(dataset, [samples, truth, *(first for first, _ in pairs)])
     metrics |= measure_on_curve(on_curve[0], on_curve[2:])
     optimal = model.exact_x0_hat(t.tolist(), torch.from_numpy(x))
 

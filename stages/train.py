@@ -1,6 +1,9 @@
 """Train the denoiser."""
 
+from pathlib import Path
+
 import torch
+from torch import Tensor
 
 from ddpm.core.compute import device_name, stream
 from ddpm.core.files import sha256
@@ -15,7 +18,7 @@ from ddpm.training.loop import train
 from ddpm.training.progress import Record
 from stages import CODE
 from stages.common.device import device_of
-from stages.common.files import read_points
+from stages.common.files import read_labels, read_points
 from stages.common.matrix_products import note_other_kernels
 from stages.common.outputs import pending
 from stages.common.params import load_params, select
@@ -34,10 +37,14 @@ def main() -> None:
     task = task_of(params)
     points = torch.from_numpy(read_points(TRAIN, stage="generate", n=params.data.n_train))
     test_points = torch.from_numpy(read_points(TEST, stage="generate", n=params.data.n_test))
+    classes = task.labels.classes if task.labels else 0
+    labels, test_labels = (
+        _labels(path, n, classes) for path, n in ((TRAIN, len(points)), (TEST, len(test_points)))
+    )
     scaling = Scaling.from_points(points)
     network_settings = select(params, "network", NETWORKS)
     generator = stream(params.seed, "train/initialise")
-    network = network_settings.create(task.schedule.T, generator=generator)
+    network = network_settings.create(task.schedule.T, classes, generator=generator)
     description = ModelDescription(
         dataset=_named(params.dataset, select(params, "dataset", DATASETS)),
         data_sha256=sha256(TRAIN),
@@ -71,6 +78,8 @@ def main() -> None:
         settings=params.train,
         seed=params.seed,
         checkpoint=checkpoint,
+        labels=labels,
+        test_labels=test_labels,
     )
 
     columns = zip(*records, strict=True)
@@ -78,6 +87,13 @@ def main() -> None:
     with pending(MODEL) as path:
         save_model(path, description, network, averaged, scaling)
     checkpoint.remove()
+
+
+def _labels(points: Path, n: int, classes: int) -> Tensor | None:
+    """Labels of the points of a file, if labels are used."""
+    if not classes:
+        return None
+    return torch.from_numpy(read_labels(points, stage="generate", n=n, classes=classes))
 
 
 def _named(name: str, settings: Settings) -> NamedSettings:

@@ -42,7 +42,10 @@ X86_64_LINUX = pytest.mark.skipif(
 # Drawing 60 frames takes a third of the time of all stages at small sizes.
 diffuse._FRAMES = 8
 # Files whose tests take longest come first, so that no worker is left with one of them at the end.
-SLOWEST = ("test_dvc_end_to_end", "test_dvc_experiments", "test_dvc_repository", "test_pipeline")
+SLOWEST = (
+    *("test_dvc_end_to_end", "test_dvc_experiments", "test_dvc_queue", "test_dvc_repository"),
+    "test_pipeline",
+)
 
 
 # Files with many thousand calls. test_pipeline.py runs every stage with its shapes checked.

@@ -54,6 +54,14 @@ class Project:
         return project
 
     @classmethod
+    def finished(cls, root: Path) -> "Project":
+        """A tiny project that has run its pipeline and committed the results."""
+        project = cls.tiny(root)
+        assert project.stages_run("repro") == list(STAGES)
+        project.commit("Run the pipeline")
+        return project
+
+    @classmethod
     def _copied(cls, root: Path) -> "Project":
         """The working tree's files but for results, in a new git repository."""
         listed = subprocess.run(

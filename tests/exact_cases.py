@@ -1,15 +1,14 @@
 """Data whose every number is known in closed form: a Gaussian, as a curve that is one point."""
 
 import math
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from conftest import shipped_schedule
 from torch import Tensor
-from typing_extensions import override
 
 from ddpm.data.curves import Curve
-from ddpm.data.datasets import Dataset
+from ddpm.data.datasets import Dataset, Part
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import PREDICTIONS
@@ -17,27 +16,13 @@ from ddpm.diffusion.schedule import Schedule
 from ddpm.reference.distribution import ExactDistribution
 from ddpm.reference.model_under_test import ModelUnderTest
 
-
-@dataclass(frozen=True)
-class Dot(Curve):
-    """A curve that stays at (0, 0), with the extent of the unit square."""
-
-    @property
-    @override
-    def extent(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return -torch.ones(2).double(), torch.ones(2).double()
-
-
-DOT = Dot(raw=lambda u: torch.zeros(len(u), 2).double(), u_min=0.0, u_max=1.0)
+DOT = Curve(lambda u: torch.zeros(len(u), 2).double(), 0.0, 1.0, frame=((-1, -1), (1, 1)))
 
 
 class GaussianDataset(Dataset):
     """N((0, 0), noise^2 I)."""
 
-    @property
-    @override
-    def curve(self) -> Curve:
-        return DOT
+    parts: ClassVar[tuple[Part, ...]] = (Part(1.0, DOT),)
 
 
 # Data of N((0, 0), 0.6^2 I) in data units; in model units N((0.5, -0.25), 0.3^2 I).

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddpm.core.compute import stream
-from ddpm.data.datasets import SPIRAL
+from ddpm.data.datasets import Spiral
 from ddpm.reference.curve_metrics import (
     CURVE_METRICS,
     Projections,
@@ -15,26 +15,31 @@ from ddpm.reference.curve_metrics import (
     project,
 )
 
+SPIRAL = Spiral(noise=0.02)
+
 
 def true_points(n: int, name: str) -> torch.Tensor:
-    return SPIRAL.sample(n, 0.02, generator=stream(0, name))
+    return SPIRAL.sample(n, generator=stream(0, name))
+
+
+def ks(*positions: float) -> float:
+    values = torch.tensor(positions, dtype=torch.float64)
+    return curve_ks(Projections(values, torch.zeros_like(values)))
 
 
 def test_curve_rms_is_the_root_mean_square_of_the_distances() -> None:
-    u = torch.full((2,), SPIRAL.u_min, dtype=torch.float64)
     distances = torch.tensor([0.3, 0.4], dtype=torch.float64)
-    assert curve_rms(Projections(SPIRAL, u, distances)) == pytest.approx(math.sqrt(0.125))
+    assert curve_rms(Projections(distances, distances)) == pytest.approx(math.sqrt(0.125))
 
 
-def test_curve_ks_compares_the_positions_with_the_uniform_distribution() -> None:
+def test_curve_ks_is_the_supremum_over_both_sides_of_each_step() -> None:
+    assert ks(0.5) == pytest.approx(0.5)
+    assert ks(0.0, 0.0) == pytest.approx(1)
+    assert ks(1.0) == pytest.approx(1)
     n = 1000
-    quantiles = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    distances = torch.zeros(n, dtype=torch.float64)
-    length = SPIRAL.u_max - SPIRAL.u_min
-    uniform = Projections(SPIRAL, SPIRAL.u_min + length * quantiles, distances)
-    first_half = Projections(SPIRAL, SPIRAL.u_min + length * quantiles / 2, distances)
-    assert curve_ks(uniform) == pytest.approx(0.5 / n)
-    assert curve_ks(first_half) == pytest.approx(0.5, abs=1e-3)
+    quantiles = [(k + 0.5) / n for k in range(n)]
+    assert ks(*reversed(quantiles)) == pytest.approx(0.5 / n)
+    assert ks(*(q / 2 for q in quantiles)) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_every_metric_is_reported_with_its_mean_and_spread_over_true_sets() -> None:
@@ -44,9 +49,9 @@ def test_every_metric_is_reported_with_its_mean_and_spread_over_true_sets() -> N
     measured = measure_on_curve(first, others)
     assert set(measured) == set(CURVE_METRICS)
     for name, metric in CURVE_METRICS.items():
-        true_values = [metric(Projections(SPIRAL, *SPIRAL.project(x))) for x in true_sets]
+        true_values = [metric(Projections(*SPIRAL.project(x))) for x in true_sets]
         assert measured[name] == {
-            "value": metric(Projections(SPIRAL, *SPIRAL.project(samples))),
+            "value": metric(Projections(*SPIRAL.project(samples))),
             "truth": pytest.approx(statistics.mean(true_values)),
             "truth_sd": pytest.approx(statistics.stdev(true_values)),
         }
@@ -57,7 +62,8 @@ def test_samples_gathered_beside_one_place_of_the_curve_stand_out_in_every_metri
     name: str,
 ) -> None:
     true_sets = [true_points(200, f"true/{k}") for k in range(5)]
-    gathered = SPIRAL.points(torch.tensor([SPIRAL.u_min], dtype=torch.float64)).expand(200, 2) + 0.1
+    start = torch.tensor([SPIRAL.curve.u_min], dtype=torch.float64)
+    gathered = SPIRAL.curve.points(start).expand(200, 2) + 0.1
     others = project(SPIRAL, true_sets)
     metrics = measure_on_curve(*project(SPIRAL, [gathered]), others)[name]
     assert metrics["value"] > metrics["truth"] + 5 * metrics["truth_sd"]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,21 +47,24 @@ def test_a_point_beside_the_curve_is_projected_back() -> None:
     inner = u.clamp(SPIRAL.u_min + h, SPIRAL.u_max - h)
     tangent = SPIRAL.points(inner + h) - SPIRAL.points(inner - h)
     normal = torch.stack((-tangent[:, 1], tangent[:, 0]), 1) / tangent.norm(dim=1, keepdim=True)
-    projected, distance = SPIRAL.project(SPIRAL.points(inner) + 0.03 * normal)
-    torch.testing.assert_close(projected, inner, rtol=0, atol=1e-5)
+    position, distance = SPIRAL.project(SPIRAL.points(inner) + 0.03 * normal)
+    expected = (inner - SPIRAL.u_min) / (SPIRAL.u_max - SPIRAL.u_min)
+    torch.testing.assert_close(position, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(distance, torch.full_like(distance, 0.03), rtol=0, atol=1e-9)
 
 
 def test_beyond_its_ends_the_nearest_point_is_the_end() -> None:
     # On the scaled line the corners are (-1, -1) and (1, 1).
-    u, distance = LINE.project(torch.tensor([[-2.0, -1.0], [3.0, 1.0], [-0.5, 0.5]]).double())
-    assert u.tolist() == pytest.approx([-2, 2, 0], abs=1e-6)
+    position, distance = LINE.project(
+        torch.tensor([[-2.0, -1.0], [3.0, 1.0], [-0.5, 0.5]]).double()
+    )
+    assert position.tolist() == pytest.approx([0, 1, 0.5], abs=1e-6)
     assert distance.tolist() == pytest.approx([1, 2, math.sqrt(0.5)])
 
 
-def test_uniformity_is_the_supremum_over_both_sides_of_each_step() -> None:
-    assert LINE.uniformity(torch.tensor([0.0]).double()) == pytest.approx(0.5)
-    assert LINE.uniformity(torch.tensor([-2.0, -2.0]).double()) == pytest.approx(1)
-    assert LINE.uniformity(torch.tensor([2.0]).double()) == pytest.approx(1)
-    ideal = -2 + 4 * (torch.arange(10).double() + 0.5) / 10
-    assert LINE.uniformity(ideal.flip(0)) == pytest.approx(0.05)
+def test_a_frame_takes_the_place_of_the_extent() -> None:
+    framed = replace(LINE, frame=((-4.0, -5.0), (4.0, 15.0)))
+    u = torch.tensor([-2.0, 0.0, 2.0]).double()
+    expected = torch.tensor([[-0.5, -1.0], [0.0, -0.4], [0.5, 0.2]]).double()
+    torch.testing.assert_close(framed.points(u), expected)
+    assert torch.equal(torch.stack(framed.extent), torch.stack(LINE.extent))

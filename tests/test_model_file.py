@@ -265,7 +265,7 @@ def test_a_model_with_other_tensors_is_refused(
     [
         ("network.name", "unet", r"(its network is 'unet' but should be one of mlp"),
         ("schedule.name", "exponential", r"(its schedule is 'exponential' but should be one of li"),
-        ("dataset.name", "moons", r"(its dataset is 'moons' but should be one of spiral"),
+        ("dataset.name", "torus", r"(its dataset is 'torus' but should be one of spiral"),
         ("prediction", "score", r"(its prediction is 'score' but should be one of eps, x0, v"),
         ("network.settings.width", -1, "1 validation error for ResidualMLPSettings"),
         ("schedule.settings.beta", 1, "1 validation error for Linear"),

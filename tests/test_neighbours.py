@@ -52,7 +52,7 @@ def test_the_means_are_those_of_the_posterior_given_the_set(sigma_ve: float) -> 
         torch.full((50,), sigma_ve, dtype=torch.float64), eps, generator=stream(0, "draw")
     )
     candidates = sets.sets.transpose(2, 3).flatten(0, 1)
-    for x0, mean_x0, mean_eps, noise in zip(*clean, eps, strict=True):
+    for x0, mean_x0, mean_eps, noise in zip(*clean[:3], eps, strict=True):
         expected = []
         for members in candidates:
             if bool((members == x0).all(1).any()):

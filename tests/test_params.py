@@ -13,7 +13,7 @@ from stages.common.params import load_params, select
 def test_the_shipped_parameters_are_valid() -> None:
     params = load_params(ROOT / "params.yaml")
     assert params.schedule == "linear"
-    assert params.datasets == {"spiral": {"noise": 0.02}}
+    assert params.datasets["spiral"] == {"noise": 0.02}
 
 
 def with_text(folder: Path, shipped_text: str, text: str) -> Path:

@@ -9,6 +9,7 @@ from spiral_cases import SCALING, TIMES, mixed, points_at, spiral, width_at
 from ddpm.core.compute import stream
 from ddpm.data.datasets import SPIRAL
 from ddpm.reference import mixture
+from ddpm.reference.centres import NodeCentres
 from ddpm.reference.distribution import ExactDistribution
 from ddpm.reference.quadrature import NODES, WEIGHTS, quadrature, uniform_nodes
 
@@ -59,7 +60,10 @@ def test_points_of_a_list_have_equal_weights() -> None:
 
 def refined(exact: ExactDistribution) -> ExactDistribution:
     """The same distribution with nodes that are four times as dense."""
-    return replace(exact, nodes=lambda max_panel: exact.nodes(max_panel / 4))
+    coarse = exact.centres
+    assert isinstance(coarse, NodeCentres)
+    fine = replace(coarse, nodes=lambda max_panel: coarse.nodes(max_panel / 4))
+    return replace(exact, centres=fine)
 
 
 @pytest.mark.parametrize("t", TIMES)

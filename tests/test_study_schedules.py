@@ -1,4 +1,4 @@
-"""The table of the study over schedules; tests/test_dvc_experiments.py runs it in DVC's queue."""
+"""The table of the study over schedules; tests/test_dvc_queue.py runs it in DVC's queue."""
 
 import itertools
 from pathlib import Path

@@ -12,7 +12,7 @@ from torch import Tensor
 class LossGradient(Protocol):
     """Computes the mean squared error of a batch, and its gradient."""
 
-    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+    def inputs(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
         """Compute what depends on no weight, with the leading axes of x_t and t."""
 
     def __call__(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:

@@ -62,7 +62,9 @@ class LossSettings(Settings):
 class TrainSettings(Settings):
     """AdamW with warm-up, cosine decay, gradient clipping, and an average of the weights.
 
-    `log_every` is the number of steps between two rows of the training curve.
+    `log_every` is the number of steps between two rows of the training curve. `drop_label` is the
+    probability with which a label is hidden from the network; without it, all are, and the network
+    has no input for them.
 
     Example:
         >>> adamw = {"lr": 4e-3, "warmup": 9, "weight_decay": 0, "grad_clip": 1, "ema_decay": 0.99}
@@ -78,6 +80,7 @@ class TrainSettings(Settings):
     ema_decay: Annotated[Real, Field(ge=0, lt=1)]
     grad_clip: Positive
     log_every: Count
+    drop_label: Annotated[Real, Field(ge=0, le=1)] | None = None
 
 
 class SampleSettings(Settings):

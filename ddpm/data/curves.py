@@ -1,7 +1,7 @@
 """Curves in the plane, scaled to the square [-1, 1]^2, and the nearest point on them.
 
-A curve is scaled per axis by its own exact extent. The extent of a sample would make the
-distribution of the points depend on that sample.
+A curve is scaled per axis, by its own exact extent or by that of the data set that it is a part of.
+The extent of a sample would make the distribution of the points depend on that sample.
 """
 
 import math
@@ -34,11 +34,14 @@ class Curve:
         raw: The curve before scaling, shape (n,) to (n, 2), float64.
         u_min: Start of the parameter's range.
         u_max: End of the parameter's range.
+        frame: The raw coordinates, as (lowest x, lowest y) and (highest x, highest y), that are
+            mapped to -1 and 1. By default, those of the curve itself.
     """
 
     raw: Callable[[Parameters], ExactPoints]
     u_min: float
     u_max: float
+    frame: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     @cached_property
     def extent(self) -> tuple[Float64[Tensor, "2"], Float64[Tensor, "2"]]:
@@ -67,7 +70,7 @@ class Curve:
 
     def points(self, u: Parameters) -> ExactPoints:
         """Points of the scaled curve at the parameters u, data units."""
-        low, high = self.extent
+        low, high = torch.tensor(self.frame).double() if self.frame else self.extent
         return (2 * self.raw(u) - (low + high)) / (high - low)
 
     def sample(self, n: int, noise: float, *, generator: torch.Generator) -> ExactPoints:
@@ -95,8 +98,8 @@ class Curve:
             x: Points, data units.
 
         Returns:
-            The parameter u of the nearest point, in [u_min, u_max], and the distance to it in data
-            units.
+            The position of the nearest point along the curve, (u - u_min) / (u_max - u_min), and
+            the distance to it in data units.
         """
         grid = self._grid
         nodes = self.points(grid)
@@ -106,18 +109,7 @@ class Curve:
             return (self.points(u) - x).square().sum(1)
 
         u = self._refine(squared, grid[nearest])
-        return u, sqrt(squared(u))
-
-    def uniformity(self, u: Parameters) -> float:
-        """Kolmogorov-Smirnov distance between the values u and the uniform distribution.
-
-        It is the supremum of |F_n - F| over [u_min, u_max], in [0, 1], with F_n the empirical
-        distribution function.
-        """
-        n = len(u)
-        uniform = ((u - self.u_min) / (self.u_max - self.u_min)).sort().values
-        steps = torch.arange(n + 1, dtype=torch.float64) / n
-        return float(torch.maximum(steps[1:] - uniform, uniform - steps[:-1]).max())
+        return (u - self.u_min) / (self.u_max - self.u_min), sqrt(squared(u))
 
     @property
     def _grid(self) -> Parameters:

@@ -48,7 +48,10 @@ def with_tangents(denoiser: Denoiser) -> Denoiser:
         prediction, jacobian = prediction_with_jacobian(denoiser.function, x, t)
         return stack(prediction, jacobian @ tangents)
 
-    return replace(denoiser, function=function)
+    pieces = tuple(
+        piece._replace(denoiser=with_tangents(piece.denoiser)) for piece in denoiser.pieces
+    )
+    return replace(denoiser, function=function, pieces=pieces)
 
 
 def prediction_with_jacobian(

@@ -90,15 +90,17 @@ def _transport(
     denoiser: Denoiser, x: Points, start: float, end: float, *, tolerance: float, name: str
 ) -> tuple[Points, PerPoint]:
     """Move points along the flow; returns them, and log |det| of the map from start to end."""
-    d, carrying = x.shape[1], with_tangents(denoiser)
+    d, state = x.shape[1], torch.nn.functional.pad(x, (0, 1))
+    for first, last, carrying in with_tangents(denoiser).segments(start, end):
 
-    @torch.no_grad()
-    def rate(state: Float64[Tensor, "n _"], time: float) -> Float64[Tensor, "n _"]:
-        points = state[:, :d]
-        v, jacobian = unstack(carrying.velocity(stack(points, identity_like(points)), time))
-        divergence = jacobian.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
-        return torch.cat((v, divergence), dim=1)
+        @torch.no_grad()
+        def rate(
+            state: Float64[Tensor, "n _"], time: float, carrying: Denoiser = carrying
+        ) -> Float64[Tensor, "n _"]:
+            points = state[:, :d]
+            v, jacobian = unstack(carrying.velocity(stack(points, identity_like(points)), time))
+            divergence = jacobian.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+            return torch.cat((v, divergence), dim=1)
 
-    state = torch.nn.functional.pad(x, (0, 1))
-    state = integrate(denoiser, rate, state, start, end, tolerance=tolerance, name=name)
+        state = integrate(carrying, rate, state, first, last, tolerance=tolerance, name=name)
     return state[:, :d], state[:, d]

@@ -105,11 +105,14 @@ def flow_samples(denoiser: Denoiser, x_T: Points, *, noise: float, tolerance: fl
     """
     end = first_time(denoiser, noise)
 
-    @torch.no_grad()
-    def rate(x: Points, t: float) -> Points:
-        return denoiser.velocity(x, t)
+    x = x_T
+    for start, stop, piece in denoiser.segments(denoiser.schedule.T, end):
 
-    x = integrate(denoiser, rate, x_T, denoiser.schedule.T, end, tolerance=tolerance, name="flow")
+        @torch.no_grad()
+        def rate(x: Points, t: float, piece: Denoiser = piece) -> Points:
+            return piece.velocity(x, t)
+
+        x = integrate(piece, rate, x, start, stop, tolerance=tolerance, name="flow")
     with torch.no_grad():
         return denoiser(x, end)[0] if end > 0 else x
 

@@ -1,13 +1,15 @@
 """A residual MLP over Fourier features of the point and of the time.
 
-    f = [x, sin(2 pi B x), cos(2 pi B x), sin(w sqrt(t / T)), cos(w sqrt(t / T))]
+    f = [x, sin(2 pi B x), cos(2 pi B x), sin(w sqrt(t / T)), cos(w sqrt(t / T)), e_label]
     h = W f + b
     h = h + W silu(h) + b          for each block
     out = W silu(h) + b            starts at 0
 
-B is random and fixed. It lets a small network resolve the windings of the spiral. Training is fast
-because a block has only one matrix product, and the time features have none of their own. The root
-gives small t room: near t = 0, sigma_t grows like sqrt(t), and the prediction with it.
+e_label, for labelled data alone, is 1 at the place of the label, so that W holds a vector for each
+label, its embedding. B is random and fixed. It lets a small network resolve the windings of the
+spiral. Training is fast because a block has only one matrix product, and the time features have
+none of their own. The root gives small t room: near t = 0, sigma_t grows like sqrt(t), and the
+prediction with it.
 
 References:
     Tancik et al. 2020 (Fourier features), https://arxiv.org/abs/2006.10739
@@ -18,10 +20,10 @@ import math
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import one_hot, silu
 from typing_extensions import override
 
 from ddpm.core.compute import matmul, sqrt
@@ -55,8 +57,8 @@ class ResidualMLPSettings(NetworkSettings):
     time_features: Annotated[Integer, Field(ge=1, le=8192)]
 
     @override
-    def build(self, T: int) -> "ResidualMLP":
-        return ResidualMLP(self, T)
+    def build(self, T: int, classes: int = 0) -> "ResidualMLP":
+        return ResidualMLP(self, T, classes)
 
 
 class ResidualMLP(Network):
@@ -65,18 +67,20 @@ class ResidualMLP(Network):
     Args:
         settings: Sizes and scales.
         T: Number of steps. The network depends on t through sqrt(t / T).
+        classes: Number of labels; 0 if there are none.
     """
 
     frequencies: Tensor
     time_frequencies: Tensor
 
-    def __init__(self, settings: ResidualMLPSettings, T: int) -> None:
-        super().__init__()
+    def __init__(self, settings: ResidualMLPSettings, T: int, classes: int = 0) -> None:
+        super().__init__(classes)
         self.settings = settings
         self.T = T
         self.register_buffer("frequencies", torch.empty(_DIMENSIONS, settings.fourier_features))
         self.register_buffer("time_frequencies", torch.empty(settings.time_features))
         features = _DIMENSIONS + 2 * settings.fourier_features + 2 * settings.time_features
+        features += classes + 1 if classes else 0
         self.read_in = nn.Linear(features, settings.width)
         self.blocks = nn.ModuleList(
             nn.Linear(settings.width, settings.width) for _ in range(settings.blocks)
@@ -98,9 +102,12 @@ class ResidualMLP(Network):
 
     @override
     def forward(
-        self, x_t: Float[Tensor, "batch 2"], t: Float[Tensor, " #batch"]
+        self,
+        x_t: Float[Tensor, "batch 2"],
+        t: Float[Tensor, " #batch"],
+        label: Int64[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch 2"]:
-        h = _affine(self.features(x_t, t), self.read_in)
+        h = _affine(self.features(x_t, t, label), self.read_in)
         for block in self.blocks:
             h = h + _affine(silu(h), block)
         return _affine(silu(h), self.read_out)
@@ -128,14 +135,22 @@ class ResidualMLP(Network):
         return _affine(s, self.read_out), _linear(ds, self.read_out).permute(1, 2, 0)
 
     def features(
-        self, x_t: Float[Tensor, "*batch 2"], t: Float[Tensor, "*#batch"]
+        self,
+        x_t: Float[Tensor, "*batch 2"],
+        t: Float[Tensor, "*#batch"],
+        label: Int64[Tensor, "*batch"] | None = None,
     ) -> Float[Tensor, "*batch features"]:
-        """Compute the features of point and time, f, which depend on no weight."""
+        """Compute the features of point, time and label, f, which depend on no weight."""
         phase = 2 * math.pi * x_t @ self.frequencies
         time_phase = sqrt(t / self.T)[..., None] * self.time_frequencies
         time = torch.cat((time_phase.sin(), time_phase.cos()), dim=-1)
         time = time.expand(*x_t.shape[:-1], -1)
-        return torch.cat((x_t, phase.sin(), phase.cos(), time), dim=-1)
+        parts = [x_t, phase.sin(), phase.cos(), time]
+        if self.classes:
+            if label is None:
+                label = torch.full(x_t.shape[:-1], self.label, device=x_t.device)
+            parts.append(one_hot(label, self.classes + 1).to(x_t.dtype))
+        return torch.cat(parts, dim=-1)
 
     @override
     def loss_gradient(self, batch: int) -> LossGradient | None:

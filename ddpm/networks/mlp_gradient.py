@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -45,10 +45,13 @@ class MLPGradient:
 
     @torch.no_grad()
     def inputs(
-        self, x_t: Float[Tensor, "*chunk batch 2"], t: Float[Tensor, "*chunk batch"]
+        self,
+        x_t: Float[Tensor, "*chunk batch 2"],
+        t: Float[Tensor, "*chunk batch"],
+        label: Int64[Tensor, "*chunk batch"] | None = None,
     ) -> tuple[Tensor, ...]:
         """Compute the features, which depend on no weight, for one or many batches."""
-        return (self.network.features(x_t, t),)
+        return (self.network.features(x_t, t, label),)
 
     @torch.no_grad()
     @np.errstate(over="ignore", invalid="ignore")  # training that diverges is reported by its loop

@@ -7,7 +7,7 @@ vary, because safetensors writes them in random order.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.schedules import SCHEDULES, make_schedule
+from ddpm.networks.network import Network
 from ddpm.networks.registry import NETWORKS
 
 _REMEDY = "train the model again with `dvc repro train`"
@@ -83,7 +84,8 @@ class TrainedModel:
 
     Attributes:
         description: Settings, data and seed that the model was trained with.
-        denoiser: The network with the averaged weights, with its prediction type and schedule.
+        denoiser: The network with the averaged weights, with its prediction type and schedule. If
+            it has labels, this is that of the null label; see `given`.
         dataset: Distribution of the training points.
         scaling: Between data units and the model units in which the denoiser computes.
     """
@@ -92,6 +94,16 @@ class TrainedModel:
     denoiser: Denoiser
     dataset: Dataset
     scaling: Scaling
+
+    def given(self, label: int | None) -> Denoiser:
+        """Return the denoiser for one label; None is the null label, all of the data.
+
+        Raises:
+            UserError: If the network has no such label.
+        """
+        network = self.denoiser.function
+        assert isinstance(network, Network)
+        return replace(self.denoiser, function=network.given(label))
 
     @property
     def seed(self) -> int:
@@ -124,7 +136,8 @@ def save_model(
     tensors["scaling.scale"] = torch.tensor(scaling.scale, dtype=torch.float64)
     # safetensors refuses tensors that share memory, such as tied weights.
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    metadata = {"model": json.dumps(description.model_dump(), sort_keys=True)}
+    values = description.model_dump(exclude_none=True)
+    metadata = {"model": json.dumps(values, sort_keys=True)}
     content = save(tensors, metadata=metadata)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -151,13 +164,15 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> TrainedM
         if "recipe" in metadata:
             raise UserError(f"{path} has the format of an earlier version of ddpm; {_REMEDY}")
         description = ModelDescription.model_validate_json(metadata["model"])
-        network = description.network.resolve("network", NETWORKS).build(description.diffusion.T)
+        dataset = description.dataset.resolve("dataset", DATASETS)
+        network = description.network.resolve("network", NETWORKS).build(
+            description.diffusion.T, label_count(dataset, description.train)
+        )
         weights = {name: _finite(file, f"ema.{name}") for name in network.state_dict()}
         network.load_state_dict(weights)
         mean, scale = _finite(file, "scaling.mean"), _finite(file, "scaling.scale")
         if mean.shape != (2,) or scale.shape != () or not scale > 0:
             raise ValueError("its scaling is not a point and a positive number")
-        dataset = description.dataset.resolve("dataset", DATASETS)
         schedule = make_schedule(
             description.schedule.resolve("schedule", SCHEDULES),
             description.diffusion.T,
@@ -166,6 +181,11 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> TrainedM
         prediction = _entry("prediction", description.prediction, PREDICTIONS)
     denoiser = Denoiser(network.to(device).eval(), prediction, schedule, torch.float32)
     return TrainedModel(description, denoiser, dataset, Scaling(mean, float(scale)))
+
+
+def label_count(dataset: Dataset, settings: TrainSettings) -> int:
+    """Number of labels that a network is trained with; 0 if they are not shown to it."""
+    return 0 if settings.drop_label is None else len(dataset.classes)
 
 
 def _entry(kind: str, name: str, registry: Mapping[str, V]) -> V:

@@ -1,8 +1,8 @@
 """The exact distribution of x_t: density, score and posterior mean at every noise level.
 
-The data are a mixture of Gaussians: x_0 = c + noise e, with e ~ N(0, I) and the centre c on a curve
-or in a list of points. Then p_t is a mixture as well, and each quantity takes one integral over the
-curve:
+The data are a mixture of Gaussians: x_0 = c + noise e, with e ~ N(0, I) and the centre c on a
+curve, in a box or in a list of points. Then p_t is a mixture as well, and each quantity takes one
+integral over the centres (see `ddpm.reference.centres`):
 
     p_t(x)       = E_c N(x; a c, V I),  a = sqrt(alpha_bar_t),  V = a^2 noise^2 + sigma_t^2
     score        = grad log p_t(x) = (a E[c | x] - x) / V
@@ -10,7 +10,8 @@ curve:
     v            = a E[eps | x] - sigma_t E[x_0 | x],  E[eps | x] = -sigma_t score
 
 No result is divided by a or by sigma_t, so both ends of the process are as exact as its middle.
-Everything is float64, in model units.
+Everything is float64, in model units. For labelled data the distribution is a mixture of those of
+the classes y, and by Bayes p(y | x_t) = p(y) p_t(x_t | y) / p_t(x_t).
 
 Quadrature: Gauss-Legendre with 16 nodes on panels of equal length in the parameter u. A panel is at
 most 8/3 standard deviations sqrt(V) long on the curve, and at most an eighth of the range of u. On
@@ -23,31 +24,27 @@ References:
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ddpm.core.compute import in_parallel
+from ddpm.core.errors import UserError
+from ddpm.data.boxes import Box
 from ddpm.data.curves import Curve
-from ddpm.data.datasets import Dataset
+from ddpm.data.datasets import Dataset, Part
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.schedule import Schedule
-from ddpm.reference.mixture import mixture_means
-from ddpm.reference.quadrature import Nodes, quadrature, uniform_nodes
+from ddpm.reference.centres import BoxCentres, Centres, NodeCentres
 
 Points = Float64[Tensor, "n 2"]
 PerPoint = Float64[Tensor, " n"]
 
-# Length of a panel, in standard deviations of the noise.
-_MAX_PANEL = 8 / 3
-_MIN_PANELS = 8
-# Sets of nodes to cache: a solver returns to the same few noise levels again and again.
-_MAX_CACHED = 64
 # Points in one task of a thread.
 _POINTS_PER_TASK = 1000
 
@@ -57,10 +54,10 @@ class ExactDistribution:
     """The distribution of x_t for data whose distribution is known.
 
     Attributes:
-        nodes: Maps the largest allowed length of a panel, in model units, to quadrature nodes.
-        draw: Maps (n, generator) to n random centres c, in model units.
+        centres: Distribution of the centres c, model units.
         noise: Standard deviation of the noise around the centres, model units; 0 is allowed.
         schedule: Noise schedule that supplies alpha_bar.
+        classes: For labelled data, weight and distribution of each class, in the order of labels.
 
     Example:
         >>> import ddpm
@@ -75,17 +72,28 @@ class ExactDistribution:
         True
     """
 
-    nodes: Callable[[float], Nodes]
-    draw: Callable[[int, torch.Generator], Points]
+    centres: Centres
     noise: float
     schedule: Schedule
+    classes: tuple[tuple[float, "ExactDistribution"], ...] = ()
 
     @classmethod
     def from_dataset(
         cls, dataset: Dataset, scaling: Scaling, schedule: Schedule
     ) -> "ExactDistribution":
         """Exact distribution of a data set, in the model units of `scaling`."""
-        return cls.from_curves([(1.0, dataset.curve)], dataset.noise, scaling, schedule)
+
+        def of(parts: Sequence[Part], weight: float) -> ExactDistribution:
+            shapes = [(part.weight / weight, part.shape) for part in parts]
+            centres = _centres(shapes, scaling)
+            return cls(centres, dataset.noise / scaling.scale, schedule)
+
+        classes = []
+        for label in range(len(dataset.classes)):
+            parts = [part for part in dataset.parts if part.label == label]
+            weight = sum(part.weight for part in parts)
+            classes.append((weight, of(parts, weight)))
+        return replace(of(dataset.parts, 1.0), classes=tuple(classes))
 
     @classmethod
     def from_curves(
@@ -103,35 +111,7 @@ class ExactDistribution:
             scaling: Map to model units.
             schedule: Noise schedule that supplies alpha_bar.
         """
-        lengths = [curve.length_bound / scaling.scale for _, curve in curves]
-        cache: dict[tuple[int, ...], Nodes] = {}
-
-        def nodes(max_panel: float) -> Nodes:
-            panels = tuple(max(_MIN_PANELS, math.ceil(length / max_panel)) for length in lengths)
-            if panels not in cache:
-                if len(cache) >= _MAX_CACHED:
-                    cache.clear()
-                parts = [
-                    quadrature(curve, weight, count)
-                    for (weight, curve), count in zip(curves, panels, strict=True)
-                ]
-                centres, log_weights = (
-                    torch.cat(part) for part in zip(*(part[:2] for part in parts), strict=True)
-                )
-                cache[panels] = Nodes(scaling.to_model(centres), log_weights, on_panels=True)
-            return cache[panels]
-
-        def draw(n: int, generator: torch.Generator) -> Points:
-            weights = torch.tensor([weight for weight, _ in curves], dtype=torch.float64)
-            uniform = torch.rand(n, dtype=torch.float64, generator=generator)
-            curve_index = torch.bucketize(uniform, weights.cumsum(0)[:-1])
-            centres = torch.empty(n, 2, dtype=torch.float64)
-            for k, (_, curve) in enumerate(curves):
-                on_curve = curve_index == k
-                centres[on_curve] = curve.sample(int(on_curve.sum()), 0.0, generator=generator)
-            return scaling.to_model(centres)
-
-        return cls(nodes, draw, noise / scaling.scale, schedule)
+        return cls(NodeCentres.on_curves(curves, scaling), noise / scaling.scale, schedule)
 
     @classmethod
     def from_points(cls, points: Float[Tensor, "n 2"], schedule: Schedule) -> "ExactDistribution":
@@ -141,17 +121,36 @@ class ExactDistribution:
             points: The list, model units.
             schedule: Noise schedule that supplies alpha_bar.
         """
-        nodes = uniform_nodes(points.double())
+        return cls(NodeCentres.in_list(points.double()), 0.0, schedule)
 
-        def draw(n: int, generator: torch.Generator) -> Points:
-            return nodes.centres[torch.randint(len(points), (n,), generator=generator)]
+    def given(self, label: int) -> "ExactDistribution":
+        """Return the distribution of x_t given the label, p_t(x | c).
 
-        return cls(lambda _: nodes, draw, 0.0, schedule)
+        Raises:
+            UserError: If there is no such label.
+        """
+        if not 0 <= label < len(self.classes):
+            allowed = (
+                f"0 to {len(self.classes) - 1}" if self.classes else "none: there are no labels"
+            )
+            raise UserError(f"the label is {label} but should be {allowed}; pass another one")
+        return self.classes[label][1]
+
+    def label_probabilities(self, x_t: Points, t: float) -> Float64[Tensor, "n classes"]:
+        """Evaluate p(c | x_t) for each label c; see `log_density`.
+
+        Raises:
+            UserError: If the data have no labels.
+        """
+        if not self.classes:
+            raise UserError("the data have no labels; choose a data set that has")
+        logs = [math.log(weight) + given.log_density(x_t, t) for weight, given in self.classes]
+        return torch.softmax(torch.stack(logs, dim=1), dim=1)
 
     def sample(self, n: int, t: float, *, generator: torch.Generator) -> Points:
         """Draw n points from p_t: x_t = a (c + noise e) + sigma_t eps, model units."""
         a, sigma = self.schedule.levels(t)
-        centres = self.draw(n, generator)
+        centres = self.centres.draw(n, generator)
         e, eps = torch.randn(2, n, 2, dtype=torch.float64, generator=generator)
         x_t: Tensor = a * (centres + self.noise * e) + sigma * eps
         return x_t
@@ -227,13 +226,16 @@ class ExactDistribution:
     ) -> tuple[PerPoint, Float64[Tensor, "n _"]]:
         """Evaluate log p_t(x_t), and the means of c and, if asked for, of c c' given x_t."""
         a, sigma = self.schedule.levels(t)
-        variance = self._variance(a, sigma)
-        # Without signal (a = 0) the integrand is constant, and panels of any length are exact.
-        nodes = self.nodes(_MAX_PANEL * math.sqrt(variance) / a if a > 0 else math.inf)
-        values = nodes.centres
-        if squares:
-            values = torch.cat((values, _outer(values).flatten(1)), dim=1)
-        return mixture_means(x_t, nodes, a, variance, values)
+        return self.centres.means(x_t, a, self._variance(a, sigma), squares=squares)
+
+
+def _centres(shapes: Sequence[tuple[float, Curve | Box]], scaling: Scaling) -> Centres:
+    """Centres on shapes that are all curves, or all boxes."""
+    curves = [(weight, shape) for weight, shape in shapes if isinstance(shape, Curve)]
+    boxes = [(weight, shape) for weight, shape in shapes if isinstance(shape, Box)]
+    if curves and boxes:
+        raise ValueError("a data set has curves and boxes; it should have one kind of parts")
+    return NodeCentres.on_curves(curves, scaling) if curves else BoxCentres(boxes, scaling)
 
 
 @dataclass(frozen=True)

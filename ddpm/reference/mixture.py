@@ -50,7 +50,7 @@ def mixture_means(
         split = torch.arange(len(x)).split(max(1, _BLOCK // len(scaled)))
         blocks = [(rows, slice(None)) for rows in split]
     parts = [
-        _weighted_means(x[rows], slopes[:, near], bias[near], values[near]) for rows, near in blocks
+        weighted_means(x[rows], slopes[:, near], bias[near], values[near]) for rows, near in blocks
     ]
     back = torch.cat([rows for rows, _ in blocks]).argsort()
     log_sum, means = (torch.cat(part)[back] for part in zip(*parts, strict=True))
@@ -80,9 +80,9 @@ def _nearby(x: Points, nodes: Float64[Tensor, "m 2"], variance: float) -> list[B
     return blocks
 
 
-def _weighted_means(
-    x: Points,
-    slopes: Float64[Tensor, "2 m"],
+def weighted_means(
+    x: Float64[Tensor, "n d"],
+    slopes: Float64[Tensor, "d m"],
     bias: Float64[Tensor, " m"],
     columns: Float64[Tensor, "m k"],
 ) -> tuple[PerPoint, Float64[Tensor, "n k"]]:

@@ -1,4 +1,4 @@
-"""Gauss-Legendre quadrature along a curve."""
+"""Gauss-Legendre quadrature along a curve, and over an interval."""
 
 import math
 from typing import NamedTuple
@@ -52,12 +52,23 @@ def quadrature(curve: Curve, weight: float, panels: int) -> Nodes:
     Returns:
         Nodes in data units.
     """
-    width = (curve.u_max - curve.u_min) / panels
-    middles = curve.u_min + width * (torch.arange(panels, dtype=torch.float64) + 0.5)
-    u = middles[:, None] + width / 2 * NODES
+    u, log_weights = panel_nodes(curve.u_min, curve.u_max, weight, panels)
+    return Nodes(curve.points(u), log_weights, on_panels=True)
+
+
+def panel_nodes(
+    low: float, high: float, weight: float, panels: int
+) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]:
+    """Place nodes on equal panels of an interval.
+
+    Returns:
+        The nodes, and the logarithms of their weights, which sum to `weight`.
+    """
+    width = (high - low) / panels
+    middles = low + width * (torch.arange(panels, dtype=torch.float64) + 0.5)
+    nodes = middles[:, None] + width / 2 * NODES
     # The weights of the rule sum to 2 in each panel.
-    log_weights = log(WEIGHTS * (weight / (2 * panels))).repeat(panels)
-    return Nodes(curve.points(u.flatten()), log_weights, on_panels=True)
+    return nodes.flatten(), log(WEIGHTS * (weight / (2 * panels))).repeat(panels)
 
 
 def uniform_nodes(points: Float64[Tensor, "m 2"]) -> Nodes:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -57,6 +57,8 @@ def train(
     settings: TrainSettings,
     seed: int,
     checkpoint: Checkpoint | None = None,
+    labels: Int64[Tensor, " n"] | None = None,
+    test_labels: Int64[Tensor, " m"] | None = None,
 ) -> tuple[nn.Module, list[Record]]:
     """Train a network in place.
 
@@ -70,6 +72,8 @@ def train(
         seed: Seed of the batches, and of the times and noise of the validation loss.
         checkpoint: Where to store the unfinished training and resume it from. Resumed training ends
             with the same bits as uninterrupted training.
+        labels: Labels of the training points, if the task has labels; on the CPU.
+        test_labels: Labels of the test points, likewise.
 
     Returns:
         A copy of the network with the averaged weights, and the training curve.
@@ -93,8 +97,7 @@ def train(
         [10, 20]
     """
     device = points.device
-    validation = validation_batch(task, test_points.cpu(), seed)
-    validation = TrainingBatch(*(part.to(device) for part in validation))
+    validation = validation_batch(task, test_points.cpu(), seed, test_labels).to(device)
     averaged = copy.deepcopy(network)
     weights, average = _as_one_vector(network), _as_one_vector(averaged)
     optimizer = torch.optim.AdamW(
@@ -106,7 +109,7 @@ def train(
     if checkpoint is not None:
         progress.resume(checkpoint, generator)
     seeded = stream(seed, "train/neighbours")
-    sets = NeighbourSets.of(points, task.loss.neighbours, generator=seeded)
+    sets = NeighbourSets.of(points, task.loss.neighbours, generator=seeded, labels=labels)
     draw = partial(task.batch, sets)
     chunks = _chunks(draw, gradient.inputs, generator, settings, progress.step)
     timer = CheckpointTimer()
@@ -136,22 +139,31 @@ def train(
     return averaged, progress.records
 
 
-def validation_batch(task: Task, test_points: Float[Tensor, "m 2"], seed: int) -> TrainingBatch:
+def validation_batch(
+    task: Task,
+    test_points: Float[Tensor, "m 2"],
+    seed: int,
+    test_labels: Int64[Tensor, " m"] | None = None,
+) -> TrainingBatch:
     """Make the batch of the validation loss, which has the same t and eps whenever it is made.
 
     Args:
         task: Schedule, prediction type, and density of t.
         test_points: Test points, model units, on the CPU.
         seed: Seed of the training.
+        test_labels: Their labels, on the CPU, if the task has labels.
     """
     repeats = -(-_VALIDATION_POINTS // len(test_points))
     x0 = test_points.repeat(repeats, 1)[:_VALIDATION_POINTS]
-    return task.validation_batch(x0, generator=stream(seed, "train/validation"))
+    if test_labels is not None:
+        test_labels = test_labels.repeat(repeats)[:_VALIDATION_POINTS]
+    generator = stream(seed, "train/validation")
+    return task.validation_batch(x0, generator=generator, labels=test_labels)
 
 
 def _chunks(
     draw: Callable[..., TrainingBatch],
-    inputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+    inputs: Callable[..., tuple[Tensor, ...]],
     generator: torch.Generator,
     settings: TrainSettings,
     start: int,
@@ -161,9 +173,9 @@ def _chunks(
     for first in range(start, settings.steps, chunk_steps):
         steps = min(chunk_steps, settings.steps - first)
         state = generator.get_state()
-        x_t, t, target = draw(shape=(steps, settings.batch), generator=generator)
-        each = zip(*inputs(x_t, t), strict=True)
-        yield _Chunk(state, list(zip(each, target, strict=True)))
+        batch = draw(shape=(steps, settings.batch), generator=generator)
+        each = zip(*inputs(*batch.inputs), strict=True)
+        yield _Chunk(state, list(zip(each, batch.target, strict=True)))
 
 
 class _Autograd:
@@ -172,13 +184,13 @@ class _Autograd:
     def __init__(self, network: nn.Module, weights: nn.Parameter) -> None:
         self.network, self.weights = network, weights
 
-    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        return x_t, t
+    def inputs(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
+        return (x_t, t) if label is None else (x_t, t, label)
 
     def __call__(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
         self.weights.grad.zero_()  # type: ignore[union-attr]
-        x_t, t = inputs
-        loss = denoising_loss(self.network, TrainingBatch(x_t, t, target))
+        x_t, t, *labels = inputs
+        loss = denoising_loss(self.network, TrainingBatch(x_t, t, target, *labels))
         loss.backward()
         return loss.detach()
 

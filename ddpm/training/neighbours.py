@@ -9,7 +9,9 @@ can take its place. Its own mean given x_t is E[target | x_t] (the tower rule), 
 the loss is the same, and only the variance of the gradient falls. Every target is linear in x_0 and
 eps, so it is enough to average these two. docs/training.md says where this helps.
 
-The sets divide the training points into parts of equal size. For little noise, a set is a cell
+With labels, a set has points of one label: the mean then is that given x_t and the label, and for
+points whose label is dropped the rule holds as well. The sets divide the training points into parts
+of equal size. For little noise, a set is a cell
 of a k-d tree: the points around one place. For more noise, its points are drawn at random from a
 larger cell. Which sizes of cells are used depends on t alone.
 
@@ -19,11 +21,11 @@ References:
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ddpm.core.compute import sqrt
@@ -44,6 +46,7 @@ class CleanPoints(NamedTuple):
     x0: Float[Tensor, "*chunk batch d"]
     mean_x0: Float[Tensor, "*chunk batch d"]
     mean_eps: Float[Tensor, "*chunk batch d"]
+    label: Int64[Tensor, "*chunk batch"] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class NeighbourSets:
         sets: Points of each set, for each size of cells from the largest to the smallest.
         radii: Standard deviation of the points of a cell, as a mean over the cells, for each size.
         n: Number of training points.
+        slots: Places of the training points, counted over all sets of a size. None if they are the
+            first n; with labels, the last set of each label may have empty places.
+        labels: Label of each set, if the points have labels.
 
     Example:
         >>> points = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
@@ -69,10 +75,17 @@ class NeighbourSets:
     sets: Float[Tensor, "sizes sets d size"]
     radii: Float[Tensor, " sizes"]
     n: int
+    slots: Int64[Tensor, " n"] | None = None
+    labels: Int64[Tensor, " sets"] | None = None
 
     @classmethod
     def of(
-        cls, points: Float[Tensor, "n d"], size: int, *, generator: torch.Generator
+        cls,
+        points: Float[Tensor, "n d"],
+        size: int,
+        *,
+        generator: torch.Generator,
+        labels: Int64[Tensor, " n"] | None = None,
     ) -> "NeighbourSets":
         """Divide the points.
 
@@ -80,24 +93,47 @@ class NeighbourSets:
             points: Training points, model units.
             size: Points in a set; the last set may have fewer. With 1, nothing is averaged.
             generator: Draws the points of a set from larger cells. On the CPU.
+            labels: Label of each point, if they have labels. On the CPU.
         """
-        n, size = len(points), min(size, len(points))
+        n, d = points.shape
+        groups = [[torch.arange(n)]]
+        if labels is not None:
+            groups = [[(labels == label).nonzero()[:, 0]] for label in labels.unique()]
+        size = min(size, *(len(cell) for (cell,) in groups), n)
         if size == 1:
-            return cls(points[None, :, :, None], points.new_zeros(1), n)
+            of_sets = None if labels is None else labels.to(points.device)
+            return cls(points[None, :, :, None], points.new_zeros(1), n, None, of_sets)
         on_cpu = points.cpu()
-        padding = on_cpu.new_full((-n % size, points.shape[1]), _FAR)
-        cells, sets, radii = [torch.arange(n)], [], []
+        sets, radii = [], []
         while True:
-            order = [cell[torch.randperm(len(cell), generator=generator)] for cell in cells]
-            members = torch.cat((on_cpu[torch.cat(order)], padding))
-            sets.append(members.view(-1, size, points.shape[1]).transpose(1, 2))
+            members = []
+            for cells in groups:
+                order = torch.cat(
+                    [cell[torch.randperm(len(cell), generator=generator)] for cell in cells]
+                )
+                members += [on_cpu[order], on_cpu.new_full((-len(order) % size, d), _FAR)]
+            sets.append(torch.cat(members).view(-1, size, d).transpose(1, 2))
+            cells = list(itertools.chain.from_iterable(groups))
             squares = [on_cpu[cell].var(0, correction=0).mean() * len(cell) for cell in cells]
             radii.append(sqrt(torch.stack(squares).sum() / n))
             if max(map(len, cells)) <= size:
                 break
-            cells = list(itertools.chain.from_iterable(_halved(on_cpu, c, size) for c in cells))
+            groups = [
+                list(itertools.chain.from_iterable(_halved(on_cpu, cell, size) for cell in cells))
+                for cells in groups
+            ]
         device = points.device
-        return cls(torch.stack(sets).to(device), torch.stack(radii).to(device), n)
+        divided = cls(torch.stack(sets).to(device), torch.stack(radii).to(device), n)
+        return divided if labels is None else divided._with_labels(labels.to(device), size)
+
+    def _with_labels(self, labels: Int64[Tensor, " n"], size: int) -> "NeighbourSets":
+        """Say which label each set has, and which of its places are filled."""
+        values, counts = labels.unique(return_counts=True)
+        # Each label takes a whole number of sets, the last of which may not be full.
+        of_label = (counts + size - 1) // size
+        starts = (of_label.cumsum(0) - of_label) * size - (counts.cumsum(0) - counts)
+        slots = torch.arange(self.n, device=labels.device) + starts.repeat_interleave(counts)
+        return replace(self, slots=slots, labels=values.repeat_interleave(of_label))
 
     def draw(
         self,
@@ -118,8 +154,10 @@ class NeighbourSets:
         # The radii descend: the last cells that are large enough, or the largest.
         large_enough = self.radii >= _RADIUS * sigma_ve[..., None]
         level = (large_enough.sum(-1) - 1).clamp(min=0)
-        members = self.sets.view(-1, d, size)[level * count + index // size]
-        position = (index % size)[..., None, None].expand(*index.shape, d, 1)
+        slot = index if self.slots is None else self.slots[index]
+        chosen = slot // size
+        members = self.sets.view(-1, d, size)[level * count + chosen]
+        position = (slot % size)[..., None, None].expand(*index.shape, d, 1)
         x0 = members.gather(-1, position)
         scale = sigma_ve.clamp(max=_MAX_SIGMA_VE)[..., None]
         # In terms of x_0 - x_j, whose own entry is exactly 0, no digits cancel.
@@ -128,7 +166,8 @@ class NeighbourSets:
         weights = distances.mul_(-0.5 / scale.square()).softmax(-1)
         mean_shift = shifts.mul_(weights[..., None, :]).sum(-1)
         x0 = x0[..., 0]
-        return CleanPoints(x0, x0 - mean_shift, eps + mean_shift / scale)
+        label = None if self.labels is None else self.labels[chosen]
+        return CleanPoints(x0, x0 - mean_shift, eps + mean_shift / scale, label)
 
 
 def _halved(points: Float[Tensor, "n d"], cell: Tensor, size: int) -> list[Tensor]:

@@ -8,13 +8,14 @@ is drawn from each. The loss then has the same mean as with independent t, and l
 
 References:
     Ho et al. 2020, eq. 14 and algorithm 1, https://arxiv.org/abs/2006.11239
+    Ho & Salimans 2021 (labels that are dropped), https://arxiv.org/abs/2207.12598
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ddpm.core.params import LossSettings
@@ -38,11 +39,38 @@ class TrainingBatch(NamedTuple):
     x_t: Float[Tensor, "*chunk batch 2"]
     t: Float[Tensor, "*chunk batch"]
     target: Float[Tensor, "*chunk batch 2"]
+    label: Int64[Tensor, "*chunk batch"] | None = None
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """Move the batch to a device."""
+        label = None if self.label is None else self.label.to(device)
+        return TrainingBatch(self.x_t.to(device), self.t.to(device), self.target.to(device), label)
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of the network: x_t and t, and labels if there are any."""
+        return (self.x_t, self.t) if self.label is None else (self.x_t, self.t, self.label)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How labels are shown to the network.
+
+    Attributes:
+        classes: Number of labels; the null label follows them.
+        drop: Probability with which a label is replaced by the null label.
+    """
+
+    classes: int
+    drop: float
 
 
 @dataclass(frozen=True)
 class Task:
     """What the network learns: a schedule, a prediction type, and the settings of the loss.
+
+    With `labels` the network learns the distribution of each class, and under the null label that
+    of all data (Ho and Salimans 2021).
 
     Example:
         >>> import ddpm
@@ -51,14 +79,15 @@ class Task:
         >>> task = Task(schedule, ddpm.PREDICTIONS["v"], loss)
         >>> generator = torch.Generator().manual_seed(0)
         >>> sets = NeighbourSets.of(torch.zeros(50, 2), 1, generator=generator)
-        >>> x_t, t, target = task.batch(sets, (8,), generator=generator)
-        >>> [int(time) // 125 for time in t - 1]  # one in each eighth of the range
+        >>> batch = task.batch(sets, (8,), generator=generator)
+        >>> [int(time) // 125 for time in batch.t - 1]  # one in each eighth of the range
         [0, 1, 2, 3, 4, 5, 6, 7]
     """
 
     schedule: Schedule
     prediction: Prediction
     loss: LossSettings
+    labels: Labels | None = None
 
     def batch(
         self, sets: NeighbourSets, shape: tuple[int, ...], *, generator: torch.Generator
@@ -68,7 +97,8 @@ class Task:
         Args:
             sets: Training points, model units, in the sets over which the targets are averaged.
             shape: Shape of t; its last entry is the size of a batch.
-            generator: Source of the times, the noise and the choice of points, in this order.
+            generator: Source of the times, the noise, the choice of points, and of the labels that
+                are dropped, in this order.
         """
         dtype, device = sets.sets.dtype, sets.sets.device
         strata = torch.rand(shape, generator=generator, device=device)
@@ -76,12 +106,23 @@ class Task:
         eps = torch.randn((*shape, 2), generator=generator, dtype=dtype, device=device)
         a, sigma = coefficients(self.schedule, t, like=eps)
         sigma_ve = (torch.as_tensor(sigma) / a)[..., 0]
-        return self._noised(sets.draw(sigma_ve, eps, generator=generator), t, eps, a, sigma)
+        clean = sets.draw(sigma_ve, eps, generator=generator)
+        if self.labels and clean.label is not None:
+            dropped = torch.rand(shape, generator=generator, device=device) < self.labels.drop
+            clean = clean._replace(label=clean.label.masked_fill(dropped, self.labels.classes))
+        return self._noised(clean, t, eps, a, sigma)
 
     def validation_batch(
-        self, points: Float[Tensor, "n 2"], *, generator: torch.Generator
+        self,
+        points: Float[Tensor, "n 2"],
+        *,
+        generator: torch.Generator,
+        labels: Int64[Tensor, " n"] | None = None,
     ) -> TrainingBatch:
-        """Add noise to clean points at times that are spread evenly over their distribution."""
+        """Add noise to clean points at times that are spread evenly over their distribution.
+
+        If the points have labels, none is dropped.
+        """
         n = len(points)
         count = min(n, _VALIDATION_TIMES)
         strata = ((torch.arange(n) * count // n + 0.5) / count).to(points)
@@ -91,7 +132,8 @@ class Task:
         x0 = points[order]
         t = self.times(strata)
         a, sigma = coefficients(self.schedule, t, like=eps)
-        return self._noised(CleanPoints(x0, x0, eps), t, eps, a, sigma)
+        label = None if labels is None else labels[order]
+        return self._noised(CleanPoints(x0, x0, eps, label), t, eps, a, sigma)
 
     def times(self, strata: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Map values in [0, 1] to times, by the inverse of their cumulative distribution."""
@@ -107,10 +149,10 @@ class Task:
         self, clean: CleanPoints, t: Tensor, eps: Tensor, a: Coefficient, sigma: Coefficient
     ) -> TrainingBatch:
         target = self.prediction.target(clean.mean_x0, clean.mean_eps, a, sigma)
-        return TrainingBatch(add_noise(clean.x0, eps, a, sigma), t.float(), target)
+        return TrainingBatch(add_noise(clean.x0, eps, a, sigma), t.float(), target, clean.label)
 
 
 def denoising_loss(network: nn.Module, batch: TrainingBatch) -> Float[Tensor, ""]:
     """Mean squared error of the prediction, over points and coordinates."""
-    error: Tensor = network(batch.x_t, batch.t) - batch.target
+    error: Tensor = network(*batch.inputs) - batch.target
     return error.square().mean()

@@ -77,6 +77,23 @@ def read_points(path: Path, *, stage: str, n: int | None = None) -> np.ndarray:
     return points
 
 
+def labels_of(points: Path) -> Path:
+    """The file with the labels of a file of points."""
+    return points.with_name(f"{points.stem}_labels.npy")
+
+
+def read_labels(points: Path, *, stage: str, n: int, classes: int) -> np.ndarray:
+    """Read the labels, 0 ... classes - 1, of n points."""
+    path = labels_of(points)
+    with reading(path, stage), path.open("rb") as file:
+        labels: np.ndarray = np.load(file, allow_pickle=False)
+        if labels.dtype != np.int64 or labels.shape != (n,):
+            raise ValueError(f"it holds {labels.dtype} {labels.shape}, not int64 ({n},)")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"it holds labels outside of 0 to {classes - 1}")
+    return labels
+
+
 def read_arrays(path: Path, names: Sequence[str], *, stage: str) -> dict[str, np.ndarray]:
     """Read the named arrays of an .npz file, of text or of finite numbers."""
     with reading(path, stage), path.open("rb") as file:

@@ -1,18 +1,38 @@
 """What the network of params.yaml is trained to do."""
 
+from ddpm.core.errors import UserError
 from ddpm.core.params import Params
 from ddpm.core.settings import choose
+from ddpm.data.datasets import DATASETS
 from ddpm.diffusion.predictions import PREDICTIONS
-from ddpm.training.task import Task
+from ddpm.training.task import Labels, Task
 from stages.common.schedule import schedule_of
 
 
 def task_of(params: Params) -> Task:
-    """Build the task from schedule, prediction type and settings of the loss.
+    """Build the task from schedule, prediction type, settings of the loss, and labels.
 
     Raises:
         UserError: If the name of the schedule or of the prediction type is unknown, or a setting is
             not allowed.
     """
     prediction = choose("prediction", params.prediction, PREDICTIONS)
-    return Task(schedule_of(params), prediction, params.loss)
+    return Task(schedule_of(params), prediction, params.loss, labels_of(params))
+
+
+def labels_of(params: Params) -> Labels | None:
+    """How labels are shown to the network; None if they are not.
+
+    Raises:
+        UserError: If they should be, but the data set has none.
+    """
+    drop, classes = params.train.drop_label, choose("dataset", params.dataset, DATASETS).classes
+    if drop is None:
+        return None
+    if not classes:
+        labelled = ", ".join(name for name, kind in DATASETS.items() if kind.classes)
+        raise UserError(
+            f"train.drop_label is {drop:g} but dataset {params.dataset} has no labels; remove"
+            f" train.drop_label from params.yaml, or change dataset to one of {labelled}"
+        )
+    return Labels(len(classes), drop)
