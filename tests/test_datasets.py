@@ -116,11 +116,11 @@ def test_positions_follow_the_weights_of_the_parts() -> None:
 
 def test_a_trees_classes_share_their_trunk_and_are_uniform_along_their_paths() -> None:
     x, labels = Tree(noise=0.0).sample_with_labels(40_000, generator=stream(0, "tree"))
-    corners = [(0.0, -1.0), (0.0, -0.25), (0.5, 0.25), (0.25, 1.0)]
+    corners = [(0.0, -1.0), (0.0, -0.3), (0.55, 0.25), (0.25, 1.0)]
     lengths = [math.dist(a, b) for a, b in pairwise(corners)]
     for label in range(4):
-        on_trunk = float((x[labels == label][:, 1] < -0.25).double().mean())
-        outer = [(0.5, 0.25), (1.0, 1.0)]
+        on_trunk = float((x[labels == label][:, 1] < -0.3).double().mean())
+        outer = [(0.55, 0.25), (1.0, 1.0)]
         leaf = math.dist(*outer) if label in (0, 3) else lengths[2]
         expected = lengths[0] / (lengths[0] + lengths[1] + leaf)
         assert on_trunk == pytest.approx(expected, abs=0.02)

@@ -234,3 +234,20 @@ def test_what_cannot_be_combined_is_refused() -> None:
     values = {"scale": 2, "low": 1, "high": 0.5, "outside": 1}
     with pytest.raises(UserError, match=r"low is 1 but should be below high, 0[.]5"):
         validate(Interval, values, "guidances.interval")
+
+
+def test_correctors_reach_the_distribution_of_the_guided_score() -> None:
+    # At every noise level the guided score is that of a Gaussian; at t = 0 of the tilted one.
+    denoiser, scale = guided(CONDITIONAL, NULL, 3.0), 3.0
+    generator = stream(0, "correctors")
+    x_T = torch.randn(4000, 2, dtype=torch.float64, generator=generator)
+    times = sampling_times("log_snr", SCHEDULE, 100)
+    variances = []
+    for correctors in (0, 10):
+        sampler = DDPM(variance="posterior", correctors=correctors, corrector_step=0.2)
+        assert sampler.steps_within(100 + 99 * correctors) == 100
+        result = run_sampler(sampler, denoiser, x_T, times, generator=generator)
+        assert result.evaluations == 2 * (100 + 99 * correctors)
+        variances.append(float(result.x.var()))
+    assert variances[1] == pytest.approx(2 / (scale + 1), rel=0.04)
+    assert abs(variances[0] - 0.5) > 0.08

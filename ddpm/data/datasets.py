@@ -91,21 +91,28 @@ class Dataset(Settings):
         return points, torch.tensor([part.label for part in parts])[index]
 
     def project(
-        self, x: Float64[Tensor, "n 2"]
+        self, x: Float64[Tensor, "n 2"], label: int | None = None
     ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
         """Find the nearest point on the curves, or in the boxes, for each x in data units.
+
+        Args:
+            x: Points, data units.
+            label: Only parts with this label; by default, all.
 
         Returns:
             The position of the nearest point in [0, 1]: parts follow each other, and each takes as
             much as its weight. The distance to it, in data units.
         """
-        projections = [part.shape.project(x) for part in self.parts]
+        parts = [part for part in self.parts if label is None or part.label == label]
+        projections = [part.shape.project(x) for part in parts]
         distance = torch.stack([distance for _, distance in projections])
-        starts = itertools.accumulate((part.weight for part in self.parts), initial=0.0)
+        whole = 1.0 if label is None else sum(part.weight for part in parts)
+        shares = [part.weight / whole for part in parts]
+        starts = itertools.accumulate(shares, initial=0.0)
         position = torch.stack(
             [
-                start + part.weight * along
-                for start, part, (along, _) in zip(starts, self.parts, projections, strict=False)
+                start + share * along
+                for start, share, (along, _) in zip(starts, shares, projections, strict=False)
             ]
         )
         nearest = distance.argmin(0, keepdim=True)
@@ -266,7 +273,7 @@ class Tree(Dataset):
         part
         for label, leaf in enumerate((-1.0, -0.25, 0.25, 1.0))
         for part in _polyline(
-            1 / 4, label, (0.0, -1.0), (0.0, -0.25), (math.copysign(0.5, leaf), 0.25), (leaf, 1.0)
+            1 / 4, label, (0.0, -1.0), (0.0, -0.3), (math.copysign(0.55, leaf), 0.25), (leaf, 1.0)
         )
     )
 

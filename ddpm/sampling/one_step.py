@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ddpm.core.compute import in_parallel, stream
 from ddpm.core.errors import UserError
-from ddpm.core.settings import Real, Tolerance
+from ddpm.core.settings import Integer, Real, Tolerance
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import Batch
 from ddpm.diffusion.process import posterior, q_sample
@@ -31,13 +31,20 @@ class DDPM(Sampler):
             data. `analytic` is the best isotropic variance for the denoiser: that of the posterior
             plus the variance of x_0 given x_t, which is measured on clean points. The last step, to
             s = 0, adds noise only with `analytic`.
+        correctors: Steps of Langevin dynamics at each time s > 0, each with one evaluation. They
+            bring x_s closer to the distribution whose score the denoiser has at s, which matters
+            where that is not the diffusion of anything, as with guidance.
+        corrector_step: Length of such a step, relative to sigma_s^2.
 
     References:
         Ho et al. 2020, algorithm 2 and section 3.2, https://arxiv.org/abs/2006.11239
         Bao et al. 2022, theorem 1 (analytic), https://arxiv.org/abs/2201.06503
+        Song et al. 2021, algorithm 5 (correctors), https://arxiv.org/abs/2011.13456
     """
 
     variance: Literal["posterior", "beta", "analytic"]
+    correctors: Annotated[Integer, Field(ge=0, le=1000)] = 0
+    corrector_step: Annotated[Real, Field(gt=0, le=1)] = 0.1
     # E (x_0 - x0_hat)^2 per coordinate, by time.
     _x0_variance: dict[float, float] = PrivateAttr(default_factory=dict)
 
@@ -45,6 +52,11 @@ class DDPM(Sampler):
     @override
     def deterministic(self) -> bool:
         return False
+
+    @override
+    def steps_within(self, evaluations: int) -> int:
+        # The last step, to s = 0, has no correctors.
+        return max(1, (evaluations + self.correctors) // (1 + self.correctors))
 
     @override
     def prepared(
@@ -81,7 +93,16 @@ class DDPM(Sampler):
             variance = 0 if step.s == 0 else q.variance if self.variance == "posterior" else q.beta
         if variance > 0:
             x_s = x_s + math.sqrt(variance) * step.noise()
+        for _ in range(self.correctors if step.s > 0 else 0):
+            x_s = self._corrected(step, x_s)
         return x_s, SamplerState(step.t, step.x_t, x0_hat)
+
+    def _corrected(self, step: ReverseStep, x_s: Batch) -> Batch:
+        """One step of Langevin dynamics at s: x + d score + sqrt(2 d) z, d = step sigma_s^2."""
+        _, sigma = step.schedule.levels(step.s)
+        _, eps_hat = step.denoiser(x_s, step.s)
+        noise = math.sqrt(2 * self.corrector_step) * step.noise()
+        return x_s + sigma * (noise - self.corrector_step * eps_hat)
 
 
 class DDIM(Sampler):
