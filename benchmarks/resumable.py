@@ -16,7 +16,7 @@ from ddpm.core.params import Params
 from ddpm.flow.likelihood import log_likelihood
 from ddpm.reference.estimates import Mean, mean_of
 from ddpm.reference.model_under_test import ModelUnderTest, load_model_under_test
-from stages import generate, train
+from stages import generate, generate_labelled, train
 from stages.common.files import write_json
 from stages.common.outputs import completing
 
@@ -95,13 +95,15 @@ def train_seed(params: Params, folder: Path) -> ModelUnderTest:
     """Make data and model of a seed in a folder, by the pipeline's own stages."""
     model = folder / "model.safetensors"
     places = {
-        "load_params": lambda: params,
+        "load_params": lambda **_: params,
         "TRAIN": folder / "train.npy",
         "TEST": folder / "test.npy",
     }
     results = {"MODEL": model, "TRAINING_CSV": folder / "training.csv", "CHECKPOINTS": folder}
-    with patch.multiple(generate, **places), patch.multiple(train, **places, **results):
-        for stage in (generate, train):
+    # Labels are stored where the network gets them.
+    source = generate if params.train.drop_label is None else generate_labelled
+    with patch.multiple(source, **places), patch.multiple(train, **places, **results):
+        for stage in (source, train):
             with completing():
                 stage.main()
     return load_model_under_test(model)

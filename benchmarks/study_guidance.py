@@ -30,16 +30,15 @@ from ddpm.data.datasets import DATASETS, Dataset
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.guidance import guided, guided_between
-from ddpm.flow.likelihood import log_likelihood
 from ddpm.networks.model_file import load_model
 from ddpm.reference.distribution import ExactDistribution
-from ddpm.reference.estimates import Mean, mean_of
+from ddpm.reference.estimates import Mean
 from ddpm.reference.tilted import TiltedDistribution
 from ddpm.sampling.multistep import DPMSolver2M
 from ddpm.sampling.one_step import DDIM, DDPM, ODE
 from ddpm.sampling.sampler import Sampler
 from ddpm.sampling.spacings import sampling_times
-from ddpm.studies.guidance import GuidanceStudy
+from ddpm.studies.guidance import GuidanceStudy, class_divergence
 from stages.common.params import load_params
 from stages.common.paths import CHECKPOINTS
 from stages.common.schedule import schedule_of
@@ -225,7 +224,8 @@ def _measure_scale(measured: GuidanceStudy, of: Denoisers) -> dict[tuple[str, st
 
     def flow(denoiser: Denoiser) -> Measured:
         nats, x = measured.density(_FLOW, denoiser, [float(schedule.T)])
-        return (nats, measured.reverse(denoiser, tolerance=_REVERSE_TOLERANCE)), x
+        lost, _ = measured.reverse(denoiser, tolerance=_REVERSE_TOLERANCE)
+        return (nats, lost), x
 
     def few(sampler: Sampler, times: list[float]) -> Measured:
         nats, x = measured.density(sampler, cfg, times)
@@ -300,9 +300,7 @@ def _plain(value: object) -> object:
 def _kl(study: Study, of: Denoisers, label: int | None, seed: int) -> list[float]:
     """KL(truth || model) of a label, or of the whole, with its standard error."""
     exact = of.exact if label is None else of.exact.given(label)
-    x = exact.sample(study.likelihood, 0, generator=stream(seed, "guidance/kl"))
-    log_q = log_likelihood(of.given(label), x, 0, tolerance=1e-5)
-    return list(mean_of(exact.log_density(x, 0) - log_q))
+    return list(class_divergence(exact, of.given(label), n=study.likelihood, seed=seed))
 
 
 def _score_errors(study: Study, of: Denoisers, label: int, seed: int) -> list[dict[str, float]]:
@@ -382,7 +380,7 @@ def scales_table(study: Study, results: Results) -> str:
                 if not mine:
                     continue
                 values = (
-                    *(shown(mine, key) for key in ("to_conditional", "to_tilted", "value")),
+                    *(shown(mine, key) for key in ("to_conditional", "to_tilted", "from_tilted")),
                     shown(tilted[:1], "conditional_to_tilted"),
                     f"{shown(mine, 'entropy')} ({shown(tilted[:1], 'entropy')})",
                     f"{shown(mine, 'wrong_class')} ({shown(tilted[:1], 'wrong_class')})",

@@ -1,49 +1,27 @@
 """Validate all of params.yaml, so that a mistake stops the run before DVC deletes anything."""
 
-from ddpm.core.compute import resolve_device
 from ddpm.core.errors import UserError
 from ddpm.core.params import Params
 from ddpm.core.settings import choose, validate_sections
-from ddpm.data.datasets import DATASETS
-from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.schedule import Schedule
-from ddpm.diffusion.schedules import SCHEDULES
-from ddpm.networks.registry import NETWORKS
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, require_terminal_signal, sampling_times
 from ddpm.studies.sampler_cells import parse_cells, reference_cell, steps_of, valid_cells
+from stages.common.check_training import check_training
 from stages.common.files import write_text
 from stages.common.params import load_params, select
 from stages.common.paths import PARAMS_OK
 from stages.common.run import run
 from stages.common.sampler import sampler_of
-from stages.common.schedule import refuse_eps_without_signal, schedule_of
-
-# Below this sqrt(alpha_bar_T), as with cosine and sigmoid, sampling with eps is inaccurate.
-_LITTLE_SIGNAL = 1e-3
 
 
 def main() -> None:
     """Write a constant file, on which all other stages depend, if every parameter is allowed."""
     params = load_params()
-    validate_sections("datasets", params.datasets, DATASETS)
-    validate_sections("schedules", params.schedules, SCHEDULES)
-    validate_sections("networks", params.networks, NETWORKS)
+    schedule = check_training(params)
     validate_sections("samplers", params.samplers, SAMPLERS)
-    select(params, "dataset", DATASETS)
-    select(params, "network", NETWORKS)
-    choose("prediction", params.prediction, PREDICTIONS)
-    schedule = schedule_of(params)
-    refuse_eps_without_signal(params)
     sampler_of(params, schedule)
     _check_spacings(params, schedule)
-    resolve_device(params.device)
-    a, _ = schedule.levels(schedule.T)
-    if params.prediction == "eps" and a < _LITTLE_SIGNAL:
-        print(
-            "note: with prediction eps, x0_hat at T is the network's error over sqrt(alpha_bar_T) ="
-            f" {a:.1g}; with schedule {params.schedule}, v or x0 work better"
-        )
     write_text(PARAMS_OK, "params.yaml is valid\n")
 
 

@@ -4,23 +4,20 @@ import numpy as np
 
 from ddpm.core.compute import stream
 from ddpm.data.datasets import DATASETS
-from stages.common.files import labels_of, write_array
+from stages.common.files import write_array
 from stages.common.params import load_params, select
 from stages.common.paths import TEST, TRAIN
 from stages.common.run import run
 
 
 def main() -> None:
-    """Write the points, each set from its own random stream, and the labels if they are used."""
+    """Write the points, each set from its own random stream."""
     params = load_params()
-    shown = params.train.drop_label is not None
     dataset = select(params, "dataset", DATASETS)
     for path, n in ((TRAIN, params.data.n_train), (TEST, params.data.n_test)):
         generator = stream(params.seed, f"generate/{path.stem}")
-        points, labels = dataset.sample_with_labels(n, generator=generator)
+        points = dataset.sample(n, generator=generator)
         write_array(path, points.numpy().astype(np.float32))
-        if shown:
-            write_array(labels_of(path), labels.numpy())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # type: ignore[import-untyped]
 from voluptuous import Invalid
 
+from ddpm.core.params import TrainingParams
 from stages.common.params import load_params
 from stages.common.run import reporting
 from stages.common.yaml_loader import load_yaml
@@ -24,7 +25,7 @@ _PARSERS: dict[Path, Callable[[str], object]] = {
 
 def main() -> None:
     """Refuse parameters that are not allowed, and move aside what is cut off."""
-    load_params()
+    load_params(kind=TrainingParams)
     for path, parse in _PARSERS.items():
         if path.exists() and not _is_complete(path, parse):
             aside = path.replace(path.with_name(f"{path.name}.broken"))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddpm.core.compute import device_name, stream
 from ddpm.core.files import sha256
+from ddpm.core.params import TrainingParams
 from ddpm.core.settings import Settings
 from ddpm.data.datasets import DATASETS
 from ddpm.data.scaling import Scaling
@@ -31,7 +32,13 @@ from stages.common.task import task_of
 
 def main() -> None:
     """Write the model and the training curve."""
-    params = load_params()
+    records = train_model(load_params(kind=TrainingParams), MODEL)
+    columns = zip(*records, strict=True)
+    write_table(TRAINING_CSV, dict(zip(Record._fields, columns, strict=True)))
+
+
+def train_model(params: TrainingParams, model: Path) -> list[Record]:
+    """Train on the generated points, and write a model; returns the training curve."""
     device = device_of(params)
     refuse_eps_without_signal(params)
     task = task_of(params)
@@ -82,11 +89,10 @@ def main() -> None:
         test_labels=test_labels,
     )
 
-    columns = zip(*records, strict=True)
-    write_table(TRAINING_CSV, dict(zip(Record._fields, columns, strict=True)))
-    with pending(MODEL) as path:
+    with pending(model) as path:
         save_model(path, description, network, averaged, scaling)
     checkpoint.remove()
+    return records
 
 
 def _labels(points: Path, n: int, classes: int) -> Tensor | None:

@@ -21,7 +21,7 @@ from ddpm.reference.distribution import ExactDistribution
 from ddpm.training.loop import train
 from ddpm.training.neighbours import NeighbourSets
 from ddpm.training.task import Labels, Task, denoising_loss
-from stages import generate
+from stages import generate_labelled as generate
 from stages import train as train_stage
 from stages.common.outputs import completing
 from stages.common.task import task_of
@@ -199,7 +199,7 @@ def test_stages_store_labels_and_the_model_returns_with_them(
 ) -> None:
     params = labelled_params()
     for module in (generate, train_stage):
-        monkeypatch.setattr(module, "load_params", lambda: params)
+        monkeypatch.setattr(module, "load_params", lambda **_: params)
         monkeypatch.setattr(module, "TRAIN", tmp_path / "train.npy")
         monkeypatch.setattr(module, "TEST", tmp_path / "test.npy")
     monkeypatch.setattr(train_stage, "MODEL", tmp_path / "model.safetensors")

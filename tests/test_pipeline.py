@@ -171,7 +171,7 @@ def test_a_stage_reads_and_writes_what_it_declares_repeats_its_bits_and_tracks_i
 
     module = importlib.import_module(f"stages.{stage}")
     if hasattr(module, "load_params"):
-        monkeypatch.setattr(module, "load_params", lambda: loaded)
+        monkeypatch.setattr(module, "load_params", lambda **_: loaded)
     monkeypatch.setattr(Settings, "__getattribute__", watched)
     run(stage, tmp_path)
     monkeypatch.undo()

@@ -92,12 +92,14 @@ def test_its_true_score_leads_to_it_and_guidance_does_not() -> None:
 
 def test_the_reverse_divergence_vanishes_without_guidance_and_finds_lost_modes() -> None:
     one = study_of(TiltedDistribution(TREE, 1, 1.0), sets=2, points=16, seed=0)
-    same = one.reverse(TREE.given(1).denoiser, tolerance=1e-4)
-    assert same.value == pytest.approx(0, abs=2e-3)
-    assert same.median == pytest.approx(0, abs=2e-3)
+    same, ratio = one.reverse(TREE.given(1).denoiser, tolerance=1e-4)
+    assert same.from_tilted == pytest.approx(0, abs=2e-3)
+    assert same.from_tilted_median == pytest.approx(0, abs=2e-3)
+    assert float(ratio.nanmean().abs()) < 0.05
+    assert one.tilted.mean(ratio.nan_to_num()) == pytest.approx(same.from_tilted, abs=1e-4)
     three = study_of(TiltedDistribution(TREE, 1, 3.0), sets=2, points=16, seed=0)
-    lost = three.reverse(guided(TREE.given(1).denoiser, TREE.denoiser, 3.0), tolerance=1e-3)
-    assert lost.value > 8 > lost.median > 1
+    lost, _ = three.reverse(guided(TREE.given(1).denoiser, TREE.denoiser, 3.0), tolerance=1e-3)
+    assert lost.from_tilted > 8 > lost.from_tilted_median > 1
 
 
 def test_the_standard_errors_are_those_of_independent_sets() -> None:

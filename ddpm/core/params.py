@@ -194,15 +194,69 @@ def _refuse_nesting(value: object) -> object:
 Sections = dict[str, dict[str, Annotated[Any, AfterValidator(_refuse_nesting)]]]
 
 
-class Params(Settings):
-    """All of params.yaml."""
+class GuideSettings(Settings):
+    """The worse network of autoguidance: its width, and for how many steps it is trained."""
+
+    width: Annotated[Integer, Field(ge=2, le=8192)]
+    steps: Count
+
+
+class GuidanceSettings(Settings):
+    """Kind of guidance, the label, and the values that the kinds use.
+
+    `scale` is 1 without guidance. The kind `interval` uses it between the noise levels `low` and
+    `high` (sigma / sqrt(alpha_bar), model units), and the scale `outside` elsewhere.
+    """
+
+    kind: str
+    label: Annotated[Integer, Field(ge=0)]
+    scale: Real
+    low: Real
+    high: Real
+    outside: Real
+
+
+def _parse_scales(value: object) -> object:
+    """Convert "1 2.5 5", or one number, to a tuple."""
+    text = "" if isinstance(value, bool | list | dict) else str(value)
+    try:
+        return tuple(float(word) for word in text.split())
+    except ValueError:
+        raise ValueError("should be numbers with spaces between them") from None
+
+
+def _refuse_other_than_powers(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError("should be a power of two")
+    return value
+
+
+class MeasureGuidanceSettings(Settings):
+    """How guided samplers are measured.
+
+    `scales` are those of the table. Samplers start from `sets` independent sets of `points` Sobol
+    points each. `n_likelihood` true points are behind KL(truth || model).
+    """
+
+    scales: Annotated[
+        tuple[Annotated[float, Field(ge=-100, le=100)], ...],
+        BeforeValidator(_parse_scales),
+        Field(min_length=1),
+    ]
+    sets: Annotated[Integer, Field(ge=2, le=1000)]
+    points: Annotated[Integer, Field(ge=2, le=65_536), AfterValidator(_refuse_other_than_powers)]
+    n_likelihood: AtLeastTwo
+    tolerance: Tolerance
+
+
+class TrainingParams(Settings):
+    """What every pipeline's params.yaml has: the data, and how the network is trained."""
 
     seed: Annotated[Integer, Field(ge=0, le=2**63 - 1)]
     dataset: str
     schedule: str
     network: str
     prediction: str
-    sampler: str
     device: str
     datasets: Sections
     data: DataSettings
@@ -211,6 +265,12 @@ class Params(Settings):
     networks: Sections
     loss: LossSettings
     train: TrainSettings
+
+
+class Params(TrainingParams):
+    """All of the params.yaml of the root."""
+
+    sampler: str
     samplers: Sections
     sample: SampleSettings
     optimise_spacings: OptimiseSpacingsSettings
@@ -220,13 +280,32 @@ class Params(Settings):
     compare_samplers: CompareSamplersSettings
 
 
-def refuse_contradictions(params: Params) -> None:
+class GuidanceParams(TrainingParams):
+    """All of pipelines/guidance/params.yaml."""
+
+    guide: GuideSettings
+    guidance: GuidanceSettings
+    measure_guidance: MeasureGuidanceSettings
+
+
+def refuse_contradictions(params: TrainingParams) -> None:
     """Refuse sizes that do not fit together, such as more sampling steps than the schedule has.
 
     Raises:
         UserError: If two parameters contradict each other.
     """
-    sample, train, measure = params.sample, params.train, params.measure_model
+    train = params.train
+    if train.warmup > train.steps:
+        raise UserError(
+            f"train.warmup is {train.warmup} but train.steps is {train.steps};"
+            f" lower train.warmup in {PARAMS_FILE}"
+        )
+    if isinstance(params, Params):
+        _refuse_contradictions_of_measurements(params)
+
+
+def _refuse_contradictions_of_measurements(params: Params) -> None:
+    sample, measure = params.sample, params.measure_model
     if sample.steps > params.diffusion.T:
         raise UserError(
             f"sample.steps is {sample.steps} but the schedule has T = {params.diffusion.T};"
@@ -247,9 +326,4 @@ def refuse_contradictions(params: Params) -> None:
         raise UserError(
             f"measure_model.n_exact is {measure.n_exact} but measure_model.n_likelihood is"
             f" {measure.n_likelihood}; lower measure_model.n_exact in {PARAMS_FILE}"
-        )
-    if train.warmup > train.steps:
-        raise UserError(
-            f"train.warmup is {train.warmup} but train.steps is {train.steps};"
-            f" lower train.warmup in {PARAMS_FILE}"
         )

@@ -96,6 +96,17 @@ class TiltedDistribution:
         return torch.softmax(self._on_grid, 0)
 
     @cached_property
+    def region_mass(self) -> Float64[Tensor, " k2"]:
+        """Mass of the region in which the density is higher, for each point of the grid.
+
+        The region of highest density that holds 99 % is where this is below 0.99.
+        """
+        order = self.weights.argsort(descending=True)
+        mass = torch.empty_like(self.weights)
+        mass[order] = self.weights[order].cumsum(0)
+        return mass
+
+    @cached_property
     def entropy(self) -> float:
         """Differential entropy in nats, with respect to model units."""
         return -float(self.weights @ (self._on_grid - self._log_normaliser))

@@ -25,6 +25,7 @@ from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser, with_jumps
 from ddpm.flow.likelihood import log_likelihood
 from ddpm.reference.distances import energy_distance
+from ddpm.reference.distribution import ExactDistribution
 from ddpm.reference.estimates import Mean, mean_of
 from ddpm.reference.tilted import TiltedDistribution
 from ddpm.sampling.loop import run_sampler
@@ -97,8 +98,8 @@ class DrawnNats(NamedTuple):
 class TiltedNats(NamedTuple):
     """KL(tilted || q) with each value cut at 30 nats, and the median of the values."""
 
-    value: float
-    median: float
+    from_tilted: float
+    from_tilted_median: float
 
 
 class GuidanceStudy:
@@ -154,16 +155,25 @@ class GuidanceStudy:
             float((output.determinant < 0).double().mean()),
         ), output.x
 
-    def reverse(self, denoiser: Denoiser, *, tolerance: float) -> TiltedNats:
-        """KL(tilted || q) for the converged flow of a denoiser."""
+    def reverse(
+        self, denoiser: Denoiser, *, tolerance: float
+    ) -> tuple[TiltedNats, Float64[Tensor, " k2"]]:
+        """KL(tilted || q) for the converged flow of a denoiser.
+
+        Returns:
+            The divergence; and log(tilted / q), cut at 30 nats, on the tilted distribution's grid,
+            or NaN where its cells are negligible.
+        """
         held = self.tilted.weights > _NEGLIGIBLE
         x, weights = self.tilted.grid[held], self.tilted.weights[held]
         log_q = log_likelihood(denoiser, x, 0, tolerance=tolerance)
         values = (self.tilted.log_density(x) - log_q).clamp(max=_CUT)
+        on_grid = torch.full_like(self.tilted.weights, math.nan)
+        on_grid[held] = values
         weights = weights / weights.sum()
         order = values.argsort()
         median = values[order][weights[order].cumsum(0) >= 0.5][0]
-        return TiltedNats(float(weights @ values), float(median))
+        return TiltedNats(float(weights @ values), float(median)), on_grid
 
     def drawn(
         self, sampler: Sampler, denoiser: Denoiser, times: Sequence[float]
@@ -214,6 +224,15 @@ class GuidanceStudy:
         grid = TiltedDistribution(self.tilted.exact, self.tilted.label, 1.0)
         ratio = grid.log_density(grid.grid) - self.tilted.log_density(grid.grid)
         return grid.mean(ratio.clamp(max=_CUT))
+
+
+def class_divergence(
+    exact: ExactDistribution, denoiser: Denoiser, *, n: int, tolerance: float = 1e-5, seed: int
+) -> Mean:
+    """KL(truth || model) of one label, or of the whole, on n true points, in nats."""
+    x = exact.sample(n, 0, generator=stream(seed, "guidance/kl"))
+    log_q = log_likelihood(denoiser, x, 0, tolerance=tolerance)
+    return mean_of(exact.log_density(x, 0) - log_q)
 
 
 def sobol_normal(n: int, seed: int) -> Points:

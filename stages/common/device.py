@@ -3,10 +3,10 @@
 import torch
 
 from ddpm.core.compute import resolve_device
-from ddpm.core.params import Params
+from ddpm.core.params import TrainingParams
 
 
-def device_of(params: Params) -> torch.device:
+def device_of(params: TrainingParams) -> torch.device:
     """Find the device; on an accelerator, ask torch for deterministic algorithms.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ddpm.core.errors import UserError
 from ddpm.core.files import sha256
+from ddpm.core.params import TrainingParams
 from ddpm.core.settings import PARAMS_FILE
 from stages import CODE, source_files
 from stages.common.params import load_params
@@ -34,7 +35,7 @@ class Declaration:
             imported: Take source files as they were when they were imported, not as they are now.
         """
         used: dict[str, object] = {}
-        values = load_params().model_dump() if self.params else {}
+        values = load_params(kind=TrainingParams).model_dump() if self.params else {}
         for entry in self.params:
             name = re.sub(r"\$\{(.*?)\}", lambda match: str(_value(values, match[1])), entry)
             used[name] = values if entry == PARAMS_FILE else _value(values, name)

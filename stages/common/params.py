@@ -3,19 +3,29 @@
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
+
+from typing_extensions import TypeVar
 
 from ddpm.core.errors import UserError
-from ddpm.core.params import Params, refuse_contradictions
+from ddpm.core.params import GuidanceParams, Params, TrainingParams, refuse_contradictions
 from ddpm.core.settings import PARAMS_FILE, S, configure, validate
 from stages.common.yaml_loader import load_yaml
 
+P = TypeVar("P", bound=TrainingParams, default=Params)
 
-def load_params(path: Path = Path(PARAMS_FILE)) -> Params:
+
+def load_params(
+    path: Path = Path(PARAMS_FILE),
+    *,
+    kind: type[P] = Params,  # type: ignore[assignment]
+) -> P:
     """Read and validate everything that can be checked without the registries of names.
 
     Args:
         path: The YAML file, relative to the current directory: a copy of the project that DVC makes
             for an experiment reads its own.
+        kind: The pipeline's parameters; `TrainingParams` in a stage of several pipelines.
 
     Raises:
         UserError: If the file is missing, does not parse, or holds a value that is not allowed.
@@ -37,13 +47,16 @@ def load_params(path: Path = Path(PARAMS_FILE)) -> Params:
             f"{path} holds {reprlib.repr(values)} but should be a mapping of parameters"
             f" ({', '.join(Params.model_fields)}); restore it with `git checkout {path}`"
         )
-    params = validate(Params, values)
+    if kind is TrainingParams:
+        params = validate(GuidanceParams if "guidance" in values else Params, values)
+    else:
+        params = validate(kind, values)
     refuse_contradictions(params)
-    return params
+    return cast(P, params)
 
 
 def select(
-    params: Params, kind: str, registry: Mapping[str, type[S]], name: str | None = None
+    params: TrainingParams, kind: str, registry: Mapping[str, type[S]], name: str | None = None
 ) -> S:
     """Settings of the entry that a parameter names, with the values of its section.
 

@@ -15,6 +15,8 @@ ARMS = Path("data/arms.npz")
 COMPARED = Path("data/compared.npz")
 SPACINGS_FILE = Path("data/spacings.json")
 MODEL = Path("models/denoiser.safetensors")
+GUIDE = Path("models/guide.safetensors")
+GUIDED = Path("data/guided.npz")
 REPORTS = Path("reports")
 FORWARD = REPORTS / "forward.json"
 METRICS = REPORTS / "metrics.json"
@@ -25,6 +27,8 @@ DENOISING_CSV = REPORTS / "denoising.csv"
 MEMORY_CSV = REPORTS / "memory.csv"
 SAMPLERS_CSV = REPORTS / "samplers.csv"
 ATTRIBUTION = REPORTS / "attribution.json"
+GUIDANCE_CSV = REPORTS / "guidance.csv"
+GUIDANCE_JSON = REPORTS / "guidance.json"
 TIMINGS = REPORTS / "timings.json"
 # Checkpoints of interrupted training, and the locks of running stages; git and DVC ignore them.
 CHECKPOINTS = Path("checkpoints")

@@ -1,13 +1,13 @@
 """The noise schedule that params.yaml names."""
 
 from ddpm.core.errors import UserError
-from ddpm.core.params import Params
+from ddpm.core.params import TrainingParams
 from ddpm.diffusion.schedule import Schedule
 from ddpm.diffusion.schedules import SCHEDULES, make_schedule
 from stages.common.params import select
 
 
-def schedule_of(params: Params) -> Schedule:
+def schedule_of(params: TrainingParams) -> Schedule:
     """Build the schedule.
 
     Raises:
@@ -17,7 +17,7 @@ def schedule_of(params: Params) -> Schedule:
     return make_schedule(settings, diffusion.T, zero_terminal_snr=diffusion.zero_terminal_snr)
 
 
-def refuse_eps_without_signal(params: Params) -> None:
+def refuse_eps_without_signal(params: TrainingParams) -> None:
     """Refuse a schedule without terminal signal for prediction eps, which then loses x_0.
 
     Raises:

@@ -1,7 +1,7 @@
 """What the network of params.yaml is trained to do."""
 
 from ddpm.core.errors import UserError
-from ddpm.core.params import Params
+from ddpm.core.params import TrainingParams
 from ddpm.core.settings import choose
 from ddpm.data.datasets import DATASETS
 from ddpm.diffusion.predictions import PREDICTIONS
@@ -9,7 +9,7 @@ from ddpm.training.task import Labels, Task
 from stages.common.schedule import schedule_of
 
 
-def task_of(params: Params) -> Task:
+def task_of(params: TrainingParams) -> Task:
     """Build the task from schedule, prediction type, settings of the loss, and labels.
 
     Raises:
@@ -20,7 +20,7 @@ def task_of(params: Params) -> Task:
     return Task(schedule_of(params), prediction, params.loss, labels_of(params))
 
 
-def labels_of(params: Params) -> Labels | None:
+def labels_of(params: TrainingParams) -> Labels | None:
     """How labels are shown to the network; None if they are not.
 
     Raises:
