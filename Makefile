@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint verify seeds portable kills proofs metrics samplers samplers-full spacings-full ablation study bench side-by-side notebooks lab lock clean
+.PHONY: help setup repro guidance guidance-full datasets test lint verify seeds portable kills proofs metrics samplers samplers-full spacings-full ablation study bench side-by-side notebooks lab lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.
@@ -17,6 +17,9 @@ setup: .venv/runtime ## Create .venv and install requirements.txt
 repro: .venv/runtime ## Run the pipeline: what is up to date is not run again
 	@python -m stages.preflight && dvc repro
 
+guidance: .venv/runtime ## Run pipelines/guidance: what is up to date is not run again
+	@cd pipelines/guidance && PYTHONPATH=../.. python -m stages.preflight && dvc repro
+
 test: .venv/dev ## Pass the tests
 	@python -m pytest -n 3 --dist loadfile
 
@@ -25,8 +28,8 @@ lint: .venv/dev ## Check format, style and types
 	@ruff check .
 	@mypy
 
-verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit
-	@.ci/verify
+verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit; PIPELINE=guidance
+	@.ci/verify $(PIPELINE)
 
 seeds: .venv/runtime ## Measure how much every metric varies over seeds: benchmarks/seeds.json
 	@python -m benchmarks.seeds
@@ -51,6 +54,12 @@ samplers-full: .venv/runtime ## Measure samplers and spacings in nats over ten s
 
 spacings-full: .venv/runtime ## Search the best times for few steps without a limit on time
 	@python -m benchmarks.study_spacings
+
+guidance-full: .venv/runtime ## Measure guidance in nats over ten seeds; continues where it was interrupted
+	@python -m benchmarks.study_guidance
+
+datasets: .venv/runtime ## Train on every data set, and draw samples beside the truth
+	@python -m benchmarks.study_datasets
 
 ablation: .venv/runtime ## Measure what each part of the training recipe contributes
 	@python -m benchmarks.ablation

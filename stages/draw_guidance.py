@@ -54,8 +54,8 @@ def main() -> None:
             else:
                 row = table[table["scale"].eq(scale) & table["denoiser"].eq(denoiser)].iloc[0]
                 title += (
-                    f"\nto conditional {row['to_conditional']:.2f}, to tilted"
-                    f" {row['to_tilted']:.2f}\nwrong {row['wrong_class']:.3f}"
+                    f"\nto conditional {_nats(row['to_conditional'])}, to tilted"
+                    f" {_nats(row['to_tilted'])}\nwrong {row['wrong_class']:.3f}"
                 )
             points = arrays[f"{prefix}/{scale:g}"]
             panels.append(guidance.Panel(title, points, color, densities(f"tilted/{scale:g}")))
@@ -76,6 +76,11 @@ def main() -> None:
     for name, figure in figures.items():
         with pending(REPORTS / f"{name}.png") as path:
             save(figure, path)
+
+
+def _nats(value: float) -> str:
+    """Two digits, and no sign of a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import torch
 from exact_cases import MEAN, STD, gaussian_model
 from torch import Tensor
 
+from ddpm.core.errors import UserError
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.sampling.one_step import DDIM, ODE
@@ -46,3 +47,9 @@ def test_a_single_point_does_not_decide_the_cut_mean() -> None:
     assert measured.cut.value == 31 / 4
     assert measured.folded == 0.25
     assert measured.mass == pytest.approx((2 + math.exp(-1)) / 4)
+
+
+def test_data_without_noise_are_refused() -> None:
+    model = gaussian_model(noise=0.0)
+    with pytest.raises(UserError, match="the noise of the data is 0"):
+        reverse_kl(model, DDIM(eta=0), model.exact.denoiser, [200], n=10)

@@ -57,7 +57,7 @@ def samples_over_densities(
         size: Width of a panel, inches.
     """
     columns = len(next(iter(rows.values())))
-    figure = Figure(figsize=(size * columns, (size + 0.55) * len(rows) + 0.4), layout="constrained")
+    figure = Figure(figsize=(size * columns, (size + 0.3) * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes_row, (name, panels) in zip(grid, rows.items(), strict=True):
         axes_row[0].set_ylabel(name)
@@ -74,7 +74,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         extent=(x[0], x[-1], y[0], y[-1]),
         origin="lower",
         cmap="Greys",
-        vmax=2.5 * whole.max(),
+        vmax=1.6 * whole.max(),
     )
     axes.plot(*panel.points.T, ".", color=panel.color, markersize=1.1, markeredgewidth=0, alpha=0.7)
     axes.contour(x, y, conditional, _CONDITIONAL, colors=TRUTH, linewidths=0.9)

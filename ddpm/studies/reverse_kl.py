@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from ddpm.core.compute import stream
+from ddpm.core.errors import UserError
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.reference.estimates import Mean, mean_of
 from ddpm.reference.model_under_test import ModelUnderTest
@@ -88,8 +89,13 @@ def reverse_kl(
         name: Random stream of the points.
 
     Raises:
-        UserError: If the sampler adds noise.
+        UserError: If the sampler adds noise, or the data have none and so no density.
     """
+    if not model.noise > 0:
+        raise UserError(
+            "the noise of the data is 0, so that they have no density and KL is infinite; measure"
+            " data with noise"
+        )
     x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, name))
     output = output_density(sampler, denoiser, x_T, times)
     log_ratios = output.log_density - model.exact.log_density(output.x, 0)
