@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,6 +32,8 @@ from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.guidance import guided, guided_between
 from ddpm.networks.model_file import load_model
+from ddpm.plots.guidance import Densities, Panel, samples_over_densities
+from ddpm.plots.style import MODEL, NOISE, save
 from ddpm.reference.distribution import ExactDistribution
 from ddpm.reference.estimates import Mean
 from ddpm.reference.tilted import TiltedDistribution
@@ -78,6 +81,7 @@ class Study(NamedTuple):
         likelihood: True points behind each KL of a network.
         changes: Changes of dotted parameters.
         file: The results.
+        figures: Folder of the figures.
     """
 
     classes: Mapping[str, tuple[str, int]]
@@ -88,6 +92,7 @@ class Study(NamedTuple):
     likelihood: int
     changes: Mapping[str, Any]
     file: Path
+    figures: Path
 
     @property
     def datasets(self) -> list[str]:
@@ -95,7 +100,9 @@ class Study(NamedTuple):
         return list(dict.fromkeys(dataset for dataset, _ in self.classes.values()))
 
 
-FULL = Study(CLASSES, (0.0, 1.0, 1.5, 2.0, _SCALE, 5.0), range(10), 8, 256, 4000, {}, _FILE)
+FULL = Study(
+    CLASSES, (0.0, 1.0, 1.5, 2.0, _SCALE, 5.0), range(10), 8, 256, 4000, {}, _FILE, Path("docs")
+)
 TRIAL = Study(
     {"moons, outer": ("moons", 0)},
     (1.0, _SCALE),
@@ -105,6 +112,7 @@ TRIAL = Study(
     100,
     {"data.n_train": 1000, "train.steps": 300},
     CHECKPOINTS / _FILE.name,
+    CHECKPOINTS,
 )
 
 
@@ -439,9 +447,101 @@ def _over_seeds(values: Sequence[float]) -> str:
 
 
 def present(study: Study) -> None:
-    """Print the tables."""
+    """Print the tables, and draw the figures if the samples are here."""
     results = Results.read(study.file)
     print(*(table(study, results) for table in TABLES), sep="\n\n")
+    for path, figure in draw(study, results).items():
+        with replacing(study.figures / path) as temporary:
+            save(figure, temporary)
+
+
+# Columns of the figure of scales, and of the figure of kinds: title, row of the table, colour.
+_SHOWN = {
+    "flow, scale 1": ("1, cfg, flow", MODEL),
+    "flow, scale 2": ("2, cfg, flow", MODEL),
+    "flow, scale 5": ("5, cfg, flow", MODEL),
+    "ddpm, scale 5": ("5, cfg, ddpm 400", "#e08e2b"),
+    "tilted, scale 2": ("2, tilted, itself", NOISE),
+    "tilted, scale 5": ("5, tilted, itself", NOISE),
+}
+_KINDS = {
+    "flow": ("3, cfg, flow", MODEL),
+    "interval, little noise": ("3, interval, little noise, flow", MODEL),
+    "window of scale -1": ("3, window of scale -1, flow", MODEL),
+    "ddpm": ("3, cfg, ddpm 400", "#e08e2b"),
+    "ddpm, 24 correctors": ("3, cfg, ddpm 100, 24 correctors", "#e08e2b"),
+    "autoguidance, network": ("3, autoguidance, flow", MODEL),
+    "tilted itself": ("3, tilted, itself", NOISE),
+}
+_CAPTION = (
+    "exact denoisers but for autoguidance; grey: data of all classes; blue: 99 % region of the"
+    " class; green: 50 % and 99 % of the tilted distribution"
+)
+
+
+def draw(study: Study, results: Results) -> dict[str, Figure]:
+    """Samples of all classes over their densities, by the name of the file."""
+    figures = {}
+    for file, columns in (("guidance.png", _SHOWN), ("guidance_kinds.png", _KINDS)):
+        rows = {}
+        for name, (dataset, label) in study.classes.items():
+            panels = _panels(study, results, name, dataset, label, columns)
+            if not panels:
+                return {}
+            rows[name] = panels
+        figures[file] = samples_over_densities(rows, _CAPTION, size=1.75)
+    return figures
+
+
+def _panels(
+    study: Study,
+    results: Results,
+    name: str,
+    dataset: str,
+    label: int,
+    columns: Mapping[str, tuple[str, str]],
+) -> list[Panel]:
+    """Panels of a class; none if a sample is missing."""
+    points: dict[str, np.ndarray] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for seed in (study.seeds[0], EXACT):
+        file = _points_file(study, f"{name}, {_key(dataset, seed)}")
+        if file.exists() and _key(dataset, seed) in results.cells:
+            points |= dict(np.load(file))
+            for row in results.cells[_key(dataset, seed)][name]["rows"]:
+                rows[f"{row['scale']:g}, {row['kind']}, {row['method']}"] = row
+    if not all(key in points for key, _ in columns.values()):
+        return []
+    values = changed(present_params(), **study.changes, dataset=dataset, seed=0)
+    of = _exact(Params.model_validate(values))
+    grids: dict[float, TiltedDistribution] = {
+        scale: TiltedDistribution(of.exact, label, scale) for scale in (0.0, *study.scales)
+    }
+
+    def image(flat: Tensor) -> np.ndarray:
+        side = math.isqrt(len(flat))
+        square: np.ndarray = flat.view(side, side).T.numpy()
+        return square
+
+    panels = []
+    for title, (key, color) in columns.items():
+        tilted = grids[float(key.split(",")[0])]
+        x, y = of.scaling.to_data(torch.stack((tilted.side, tilted.side), dim=1)).T.numpy()
+        densities = Densities(
+            x,
+            y,
+            image(grids[0.0].weights),
+            image(grids[1.0].region_mass),
+            image(tilted.region_mass),
+        )
+        row = rows[key]
+        wrong = row["wrong_class"]
+        text = f"wrong classes {wrong[0] if isinstance(wrong, list) else wrong:.2f}"
+        if "to_tilted" in row:
+            nats = row["to_tilted"]
+            text = f"{nats[0] if isinstance(nats, list) else nats:.2f} nats to tilted\n{text}"
+        panels.append(Panel(f"{title}\n{text}", points[key], color, densities))
+    return panels
 
 
 TABLES = (scales_table, kinds_table, networks_table)

@@ -29,7 +29,9 @@ from benchmarks import (
     libraries,
     libraries_table,
     metrics,
+    study_datasets,
     study_generalisation,
+    study_guidance,
     study_samplers,
     study_schedules,
     study_spacings,
@@ -37,6 +39,8 @@ from benchmarks import (
 from benchmarks.copies import changed
 from benchmarks.resumable import Results
 from benchmarks.seeds import leaves
+from ddpm.data.datasets import DATASETS
+from ddpm.diffusion.guidance import GUIDANCE
 from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, SPACINGS
@@ -258,6 +262,8 @@ def test_every_column_is_explained(report: str) -> None:
         ("docs/schedules.md", SCHEDULES),
         ("docs/samplers.md", [*SAMPLERS, *SPACINGS, *OPTIMISED]),
         ("docs/pipeline.md", STAGES),
+        ("docs/data.md", DATASETS),
+        ("docs/guidance.md", GUIDANCE),
     ],
 )
 def test_every_choice_has_a_row_in_the_table_of_its_page(page: str, names: list[str]) -> None:
@@ -284,6 +290,12 @@ def test_the_tables_of_the_studies_are_those_that_are_printed(
     samplers_results = Results.read(study_samplers.FULL.file)
     for table in (study_samplers.table, study_samplers.spacings_table):
         assert f"\n{table(study_samplers.FULL, samplers_results)}\n" in text_of("docs/samplers.md")
+    results = Results.read(study_datasets.FULL.file)
+    assert f"\n{study_datasets.table(study_datasets.FULL, results)}\n" in text_of("docs/data.md")
+    results = Results.read(study_guidance.FULL.file)
+    for guidance_table in study_guidance.TABLES:
+        printed = guidance_table(study_guidance.FULL, results)
+        assert f"\n{printed}\n" in text_of("docs/guidance.md")
     results = Results.read(study_spacings.FULL.file)
     assert f"\n{study_spacings.table(results)}\n" in text_of("docs/samplers.md")
 
