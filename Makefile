@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro guidance guidance-full datasets test lint verify seeds portable kills proofs metrics samplers samplers-full spacings-full ablation study bench side-by-side notebooks lab lock clean
+.PHONY: help setup repro guidance test lint verify seeds portable kills proofs metrics samplers samplers-full spacings-full guidance-full datasets ablation study bench side-by-side notebooks lab lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.

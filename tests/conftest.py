@@ -59,7 +59,7 @@ UNCHECKED = {
     ),
     *("test_likelihood", "test_loop", "test_mistakes", "test_model_likelihood", "test_multistep"),
     *("test_one_step", "test_plots", "test_sampler_registry", "test_training"),
-    *("test_guidance", "test_labelled_distribution", "test_tilted"),
+    *("test_guidance", "test_labelled_distribution", "test_study_guidance", "test_tilted"),
 }
 
 

@@ -72,8 +72,7 @@ class Project:
             check=True,
         ).stdout.splitlines()
         for name in listed:
-            is_result = Path(name).name == "dvc.lock" or Path(name).parent.name == "reports"
-            if not is_result and (ROOT / name).exists():
+            if not name.startswith("reports/") and name != "dvc.lock" and (ROOT / name).exists():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, root / name)
         project = cls(root)

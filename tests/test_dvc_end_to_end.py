@@ -18,7 +18,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_every_output_is_made_and_nothing_is_left_to_run(project: Project) -> None:
     assert sorted(project.outputs()) == sorted(path for stage in STAGES for path in outputs(stage))
     assert project.git("status", "--porcelain") == ""
-    assert "Data and pipelines are up to date." in project.dvc("status")
+    assert "Data and pipelines are up to date." in project.dvc("status", "dvc.yaml")
     assert "Data and pipelines are up to date." in project.dvc("repro")
 
 

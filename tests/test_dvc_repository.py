@@ -78,7 +78,7 @@ def test_a_remote_that_is_a_folder_brings_everything_and_nothing_is_run(
     clone: Project, project: Project
 ) -> None:
     clone.dvc("remote", "add", "--local", "--default", "folder", f"{project.root}-remote")
-    assert clone.stages_run("pull") == []
+    assert clone.stages_run("pull", "dvc.yaml") == []
     assert clone.outputs() == project.outputs()
     assert clone.stages_run("repro") == []
     assert clone.git("status", "--porcelain") == ""

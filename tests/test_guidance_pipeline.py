@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project.small(tmp_path_factory.mktemp("guidance"))
     folder = project.root / "pipelines" / "guidance"
     write_params(folder, small())
+    (folder / "dvc.lock").unlink()
+    shutil.rmtree(folder / "reports")
     project.commit("Small sizes")
     inside = Project(folder)
     inside.dvc("repro")

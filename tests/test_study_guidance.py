@@ -44,11 +44,11 @@ def test_guidance_is_measured_for_exact_denoisers_and_networks_and_shown_in_tabl
 
 def test_data_sets_are_measured_and_drawn() -> None:
     study = study_datasets.TRIAL._replace(
-        seeds=range(1), points=50, changes={"data.n_train": 300, "train.steps": 20}
+        points=50, changes={"data.n_train": 300, "train.steps": 20}
     )
     study_datasets.measure(study)
     results = Results.read(study.file)
-    table = study_datasets.table(study._replace(seeds=range(1)), results)
+    table = study_datasets.table(study, results)
     assert "| `moons` | 0.15 |" in table
     study_datasets.present(study)
     assert study.figure.exists()

@@ -134,7 +134,8 @@ class TiltedDistribution:
     @cached_property
     def _log_normaliser(self) -> float:
         step = float(self.side[1] - self.side[0])
-        return float(torch.logsumexp(self._on_grid, 0)) + 2 * math.log(step)
+        largest = float(self._on_grid.max())
+        return largest + math.log(float((self._on_grid - largest).exp().sum())) + 2 * math.log(step)
 
     def _unnormalised(self, x: Points) -> PerPoint:
         given, whole = self.exact.given(self.label), self.exact

@@ -11,6 +11,7 @@ spread of the means over the sets; it is several times below that of independent
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ddpm.core.compute import in_parallel, stream
+from ddpm.core.compute import distances, in_parallel, log, stream
 from ddpm.core.errors import UserError
 from ddpm.data.datasets import Dataset
 from ddpm.data.scaling import Scaling
@@ -242,9 +243,10 @@ def sobol_normal(n: int, seed: int) -> Points:
     uniform = torch.quasirandom.SobolEngine(2, scramble=True, seed=seed).draw(
         n, dtype=torch.float64
     )
-    # The points are multiples of 2^-30 or so: none may be 0.
-    normal: Tensor = torch.special.erfinv((2 * uniform - 1).clamp(-1 + 1e-12, 1 - 1e-12))
-    return math.sqrt(2) * normal
+    # `torch.special.erfinv` calls MKL, whose last bit depends on the processor.
+    quantile = statistics.NormalDist().inv_cdf
+    normal = [quantile(u) for u in uniform.clamp(1e-12, 1 - 1e-12).flatten().tolist()]
+    return torch.tensor(normal, dtype=torch.float64).view(n, 2)
 
 
 def nearest_neighbour_entropy(x: Points) -> float:
@@ -258,7 +260,7 @@ def nearest_neighbour_entropy(x: Points) -> float:
     """
     n = len(x)
     nearest = torch.cat(
-        [torch.cdist(block, x).topk(2, largest=False).values[:, 1] for block in x.split(500)]
+        [distances(block, x).topk(2, largest=False).values[:, 1] for block in x.split(500)]
     )
     euler = 0.57721566490153286
-    return float(2 * nearest.clamp(min=1e-300).log().mean()) + math.log(math.pi * (n - 1)) + euler
+    return float(2 * log(nearest.clamp(min=1e-300)).mean()) + math.log(math.pi * (n - 1)) + euler
