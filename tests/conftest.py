@@ -44,7 +44,7 @@ diffuse._FRAMES = 8
 # Files whose tests take longest come first, so that no worker is left with one of them at the end.
 SLOWEST = (
     *("test_dvc_end_to_end", "test_dvc_experiments", "test_dvc_queue", "test_dvc_repository"),
-    "test_pipeline",
+    *("test_guidance_pipeline", "test_pipeline"),
 )
 
 
@@ -59,7 +59,7 @@ UNCHECKED = {
     ),
     *("test_likelihood", "test_loop", "test_mistakes", "test_model_likelihood", "test_multistep"),
     *("test_one_step", "test_plots", "test_sampler_registry", "test_training"),
-    *("test_guidance", "test_labelled_distribution", "test_study_guidance", "test_tilted"),
+    *("test_guidance_pipeline", "test_labelled_distribution", "test_study_guidance", "test_tilted"),
 }
 
 

@@ -57,7 +57,7 @@ def test_plots_show_has_every_picture_and_curve(project: Project) -> None:
         *(
             path
             for path in tracked()
-            if path.startswith("reports/") and path.endswith(("csv", "png", "gif"))
+            if Path(path).parent.name == "reports" and path.endswith(("csv", "png", "gif"))
         ),
     }
     (samples,) = plots["reports/samples.csv"]

@@ -16,6 +16,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoints").mkdir()
 
 
+@pytest.mark.proof
 def test_guidance_is_measured_for_exact_denoisers_and_networks_and_shown_in_tables() -> None:
     study = study_guidance.TRIAL._replace(
         scales=(3.0,), seeds=range(1), points=8, changes={"data.n_train": 300, "train.steps": 20}
