@@ -64,7 +64,7 @@ GUIDE = {"networks.mlp.width": 16, "train.steps": 700}
 # Noise levels sigma / sqrt(alpha_bar) that divide little, medium and much noise, model units.
 _LEVELS = (0.15, 1.0)
 _FLOW = ODE(tolerance=1e-3)
-_REVERSE_TOLERANCE = 1e-4
+_REVERSE_TOLERANCE = 1e-3
 # Times of the score's errors, as parts of T, and points at each.
 _SCORE_TIMES = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7)
 

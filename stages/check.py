@@ -18,6 +18,11 @@ from stages.common.sampler import sampler_of
 def main() -> None:
     """Write a constant file, on which all other stages depend, if every parameter is allowed."""
     params = load_params()
+    if params.train.drop_label is not None:
+        raise UserError(
+            f"train.drop_label is {params.train.drop_label:g} but this pipeline has no labels;"
+            " remove it from params.yaml, or use that in pipelines/guidance"
+        )
     schedule = check_training(params)
     validate_sections("samplers", params.samplers, SAMPLERS)
     sampler_of(params, schedule)

@@ -3,6 +3,8 @@
 from ddpm.core.errors import UserError
 from ddpm.core.params import GuidanceParams
 from ddpm.data.datasets import DATASETS
+from ddpm.diffusion.predictions import PREDICTIONS
+from ddpm.sampling.spacings import require_terminal_signal
 from stages.common.check_training import check_training
 from stages.common.files import write_text
 from stages.common.guidance import guidance_of
@@ -19,7 +21,17 @@ def main() -> None:
             "train.drop_label is missing but guidance needs a network with labels; add it, such as"
             " drop_label: 0.2, to params.yaml"
         )
-    check_training(params)
+    if not 0 < params.train.drop_label < 1:
+        raise UserError(
+            f"train.drop_label is {params.train.drop_label:g} but should be above 0 and below 1,"
+            " so that the network sees labels and learns the null label; change it in params.yaml"
+        )
+    require_terminal_signal(check_training(params), "guidance")
+    if not PREDICTIONS[params.prediction].regular:
+        raise UserError(
+            f"prediction is {params.prediction} but guidance is measured at t = 0, where only eps"
+            " and v are finite; change prediction in params.yaml"
+        )
     dataset, label = select(params, "dataset", DATASETS), params.guidance.label
     if not label < len(dataset.classes):
         raise UserError(

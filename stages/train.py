@@ -42,8 +42,9 @@ def train_model(params: TrainingParams, model: Path) -> list[Record]:
     device = device_of(params)
     refuse_eps_without_signal(params)
     task = task_of(params)
-    points = torch.from_numpy(read_points(TRAIN, stage="generate", n=params.data.n_train))
-    test_points = torch.from_numpy(read_points(TEST, stage="generate", n=params.data.n_test))
+    source = "generate_labelled" if task.labels else "generate"
+    points = torch.from_numpy(read_points(TRAIN, stage=source, n=params.data.n_train))
+    test_points = torch.from_numpy(read_points(TEST, stage=source, n=params.data.n_test))
     classes = task.labels.classes if task.labels else 0
     labels, test_labels = (
         _labels(path, n, classes) for path, n in ((TRAIN, len(points)), (TEST, len(test_points)))
@@ -99,7 +100,7 @@ def _labels(points: Path, n: int, classes: int) -> Tensor | None:
     """Labels of the points of a file, if labels are used."""
     if not classes:
         return None
-    return torch.from_numpy(read_labels(points, stage="generate", n=n, classes=classes))
+    return torch.from_numpy(read_labels(points, stage="generate_labelled", n=n, classes=classes))
 
 
 def _named(name: str, settings: Settings) -> NamedSettings:

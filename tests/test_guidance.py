@@ -251,3 +251,17 @@ def test_correctors_reach_the_distribution_of_the_guided_score() -> None:
         variances.append(float(result.x.var()))
     assert variances[1] == pytest.approx(2 / (scale + 1), rel=0.04)
     assert abs(variances[0] - 0.5) > 0.08
+
+
+def test_a_guided_denoiser_can_be_guided_again_and_keeps_its_jumps() -> None:
+    inner = guided_between(CONDITIONAL, NULL, 3.0, 0.1, 1.0)
+    worse = gaussian(3.0)
+    x = torch.randn(4, 2, dtype=torch.float64, generator=stream(0, "x"))
+    for outer in (guided(inner, worse, 2.0), guided(worse, inner, -1.0)):
+        assert with_jumps([1000.0], outer) == with_jumps([1000.0], inner)
+        for t in (20.0, 200.0, 900.0):
+            v = worse.velocity(x, t) + 2 * (inner.velocity(x, t) - worse.velocity(x, t))
+            torch.testing.assert_close(outer.velocity(x, t), v)
+            torch.testing.assert_close(outer.before(t).velocity(x, t), v)
+    with pytest.raises(UserError, match=r"low is 2 but should be below high, 1"):
+        guided_between(CONDITIONAL, NULL, 3.0, 2.0, 1.0)

@@ -156,3 +156,8 @@ def test_drawn_samples_are_measured_like_those_whose_density_is_known() -> None:
     surprise = -tilted.log_density(points)
     error = 4 * float(surprise.std()) / math.sqrt(len(points)) + 0.01
     assert float(surprise.mean()) == pytest.approx(tilted.entropy, abs=error)
+
+
+def test_a_scale_without_a_distribution_is_refused() -> None:
+    with pytest.raises(UserError, match="reaches to the edge of the grid"):
+        print(TiltedDistribution(MOONS, 0, -5.0).weights)

@@ -210,7 +210,7 @@ class GuidanceSettings(Settings):
 
     kind: str
     label: Annotated[Integer, Field(ge=0)]
-    scale: Real
+    scale: Annotated[Real, Field(ge=0, le=100)]
     low: Real
     high: Real
     outside: Real
@@ -239,7 +239,7 @@ class MeasureGuidanceSettings(Settings):
     """
 
     scales: Annotated[
-        tuple[Annotated[float, Field(ge=-100, le=100)], ...],
+        tuple[Annotated[float, Field(ge=0, le=100)], ...],
         BeforeValidator(_parse_scales),
         Field(min_length=1),
     ]

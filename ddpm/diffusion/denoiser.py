@@ -56,7 +56,7 @@ class Denoiser:
 
     Attributes:
         function: Maps (x_t, t) to a prediction: a network, or the exact solution. t has one entry
-            for all points or one for each.
+            for all points or one for each; what combines denoisers takes one for all.
         prediction: What the function predicts.
         schedule: Noise schedule that supplies alpha_bar.
         precision: Type to which points are converted for the function; None keeps their own.

@@ -1,4 +1,4 @@
-"""Guidance: a denoiser that goes further from one denoiser to another than the other one is.
+"""Guidance: an extrapolation from one denoiser through another.
 
     D = D_guide + scale (D_main - D_guide)
 
@@ -103,6 +103,16 @@ def guided(main: Denoiser, guide: Denoiser, scale: float) -> Denoiser:
         raise UserError("main and guide have different schedules; pass two with the same one")
     if scale == 1:
         return main
+    jumps = {piece.lowest for denoiser in (main, guide) for piece in denoiser.pieces}
+    if jumps:
+        ends = sorted(jumps, reverse=True)
+        starts = [float(main.schedule.T), *ends[:-1]]
+        return piecewise(
+            [
+                (end, guided(main.before(start), guide.before(start), scale))
+                for start, end in zip(starts, ends, strict=True)
+            ]
+        )
     finite = main.finite and guide.finite
     return replace(main, function=Guided(main, guide, scale), precision=None, finite=finite)
 
@@ -123,8 +133,10 @@ def guided_between(
         outside: Scale at other levels.
 
     Raises:
-        UserError: As `guided`.
+        UserError: As `guided`, or if the levels are not in order.
     """
+    if not low < high:
+        raise UserError(f"low is {low:g} but should be below high, {high:g}; pass other levels")
     schedule = main.schedule
     elsewhere = guided(main, guide, outside)
     pieces = [(0.0, elsewhere)]
@@ -224,8 +236,8 @@ class Autoguidance(Guidance):
     def apply(self, sources: Sources) -> Denoiser:
         if sources.guide is None:
             raise UserError(
-                "guidance is autoguidance but there is no guide, a worse model of the same label;"
-                " train one, or change guidance in params.yaml"
+                "guidance.kind is autoguidance but there is no guide, a worse model of the same"
+                " label; train one, or change guidance.kind in params.yaml"
             )
         return guided(sources.conditional, sources.guide, self.scale)
 

@@ -3,7 +3,8 @@
     p_tilted(x) = p(x | y)^scale p(x)^(1 - scale) / Z
 
 is known at t = 0 up to Z, the integral over the plane: a sum over a grid whose spacing is a third
-of the noise, which converges geometrically. At t > 0, its diffused density is an integral as well,
+of the noise, which converges geometrically for scales up to 5 or so. At t > 0, its diffused density
+is an integral as well,
 
     p_t(x_t) = E_z p_tilted(x_0) / a^2,  x_0 = (x_t + sigma_t z) / a,  z ~ N(0, I)
 
@@ -37,6 +38,8 @@ Matrices = Float64[Tensor, "n 2 2"]
 # Spacing of the grid, in standard deviations of the noise, and how far it goes beyond the data.
 _SPACING, _BEYOND = 1 / 3, 6.0
 _GRID_FROM = 0.9
+# Largest probability of the outermost cells.
+_MAX_EDGE = 1e-6
 # The positive nodes of the rule with 7 nodes for the weight exp(-z^2 / 2), and all weights.
 _HERMITE = (1.154405394739968, 2.366759410734541, 3.750439717725742)
 _HERMITE_WEIGHTS = (
@@ -78,7 +81,7 @@ class TiltedDistribution:
     @cached_property
     def side(self) -> Float64[Tensor, " k"]:
         """Coordinates of the grid along either axis."""
-        # The middle of each class, and how far it reaches, from points of the data themselves.
+        # How far the data reach, from points of their own.
         x = self.exact.sample(4000, 0, generator=torch.Generator().manual_seed(0))
         reach = float(x.abs().max()) + _BEYOND * self.exact.noise
         step = _SPACING * self.exact.noise
@@ -92,8 +95,20 @@ class TiltedDistribution:
 
     @cached_property
     def weights(self) -> Float64[Tensor, " k2"]:
-        """Probability of the cell around each point of the grid."""
-        return torch.softmax(self._on_grid, 0)
+        """Probability of the cell around each point of the grid.
+
+        Raises:
+            UserError: If much of it lies at the edge: with a negative scale there may be no limit.
+        """
+        weights = torch.softmax(self._on_grid, 0)
+        square = weights.view(len(self.side), -1)
+        edge = 1 - float(square[1:-1, 1:-1].sum())
+        if not edge < _MAX_EDGE:
+            raise UserError(
+                f"with the scale {self.scale:g} the tilted distribution reaches to the edge of the"
+                " grid, where no data are; choose another scale"
+            )
+        return weights
 
     @cached_property
     def region_mass(self) -> Float64[Tensor, " k2"]:

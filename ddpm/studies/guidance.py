@@ -128,7 +128,8 @@ class GuidanceStudy:
         self._dataset, self._scaling = dataset, scaling
         self.tilted, self.seed = tilted, seed
         self.conditional = tilted.exact.given(tilted.label)
-        self.starts = torch.stack([sobol_normal(points, seed * sets + k) for k in range(sets)])
+        seeds = [(seed * sets + k) % 2**63 for k in range(sets)]
+        self.starts = torch.stack([sobol_normal(points, number) for number in seeds])
         truth = self.conditional.sample(_REGION_POINTS, 0, generator=stream(seed, "region"))
         self._lowest = self.conditional.log_density(truth, 0).quantile(1 - _REGION)
 

@@ -10,10 +10,11 @@ the loss is the same, and only the variance of the gradient falls. Every target 
 eps, so it is enough to average these two. docs/training.md says where this helps.
 
 With labels, a set has points of one label: the mean then is that given x_t and the label, and for
-points whose label is dropped the rule holds as well. The sets divide the training points into parts
-of equal size. For little noise, a set is a cell
-of a k-d tree: the points around one place. For more noise, its points are drawn at random from a
-larger cell. Which sizes of cells are used depends on t alone.
+points whose label is dropped the rule holds as well.
+
+The sets divide the training points into parts of equal size. For little noise, a set is a cell of a
+k-d tree: the points around one place. For more noise, its points are drawn at random from a larger
+cell. Which sizes of cells are used depends on t alone.
 
 References:
     Xu, Tong & Jaakkola 2023 (the same mean, over a random batch), https://arxiv.org/abs/2302.00670
