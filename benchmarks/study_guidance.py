@@ -366,7 +366,8 @@ def shown(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     if not values:
         return ""
     folded = "≥ " if any(row.get("folded", 0) > 0 for row in rows) and key.startswith("to_") else ""
-    mean = statistics.mean(values)
+    # Without the sign of a zero.
+    mean = round(statistics.mean(values), 3) + 0.0
     if len(values) > 1:
         return f"{folded}{mean:.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
     error = next((row[key][1] for row in rows if isinstance(row[key], list)), None)
@@ -489,7 +490,7 @@ def draw(study: Study, results: Results) -> dict[str, Figure]:
             if not panels:
                 return {}
             rows[name] = panels
-        figures[file] = samples_over_densities(rows, _CAPTION, size=1.75)
+        figures[file] = samples_over_densities(rows, _CAPTION, size=1.6)
     return figures
 
 
@@ -539,7 +540,8 @@ def _panels(
         text = f"wrong classes {wrong[0] if isinstance(wrong, list) else wrong:.2f}"
         if "to_tilted" in row:
             nats = row["to_tilted"]
-            text = f"{nats[0] if isinstance(nats, list) else nats:.2f} nats to tilted\n{text}"
+            value = round(nats[0] if isinstance(nats, list) else nats, 2) + 0.0
+            text = f"{value:.2f} nats to tilted\n{text}"
         panels.append(Panel(f"{title}\n{text}", points[key], color, densities))
     return panels
 
