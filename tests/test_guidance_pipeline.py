@@ -164,6 +164,7 @@ def test_dvc_runs_it_from_its_folder_and_experiments_rerun_only_what_they_must(
     assert "Data and pipelines are up to date." in project.dvc("repro")
 
 
+@pytest.mark.proof
 def test_the_bits_of_a_forced_run_are_those_of_the_lock(project: Project) -> None:
     root = Project(project.root.parents[1])
     (root.root / ".venv/bin").mkdir(parents=True)

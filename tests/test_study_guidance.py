@@ -43,6 +43,7 @@ def test_guidance_is_measured_for_exact_denoisers_and_networks_and_shown_in_tabl
     assert figures == {} or set(figures) == {"guidance.png", "guidance_kinds.png"}
 
 
+@pytest.mark.proof
 def test_data_sets_are_measured_and_drawn() -> None:
     study = study_datasets.TRIAL._replace(
         points=50, changes={"data.n_train": 300, "train.steps": 20}
