@@ -422,7 +422,7 @@ def networks_table(study: Study, results: Results) -> str:
     """KL(truth || model) of each class and of the whole, and errors of the scores, as Markdown."""
     times = " | ".join(f"t = {1000 * part:g}" for part in _SCORE_TIMES)
     lines = [f"| class | KL over the seeds | {times} |", "|---|---|" + "---|" * len(_SCORE_TIMES)]
-    which = ("conditional", "null", "difference")
+    kinds = ("conditional", "null", "difference")
     rows = [(name, dataset, name) for name, (dataset, _) in study.classes.items()]
     rows += [(f"{dataset}, null label", dataset, "whole") for dataset in study.datasets]
     for title, dataset, part in rows:
@@ -432,7 +432,8 @@ def networks_table(study: Study, results: Results) -> str:
             continue
         errors = [
             " / ".join(
-                f"{statistics.mean(unit['score'][k][one] for unit in units):.1e}" for one in which
+                f"{statistics.mean(unit['score'][k][error] for unit in units):.1e}"
+                for error in kinds
             )
             for k in range(len(_SCORE_TIMES) if part != "whole" else 0)
         ]

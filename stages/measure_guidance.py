@@ -59,12 +59,12 @@ def main() -> None:
             seed=model.seed,
         )
 
-    def measure(study: GuidanceStudy, denoiser: Denoiser) -> tuple[dict[str, Any], np.ndarray]:
+    def measure(
+        study: GuidanceStudy, denoiser: Denoiser
+    ) -> tuple[dict[str, Any], np.ndarray, torch.Tensor]:
         nats, x = study.density(flow, denoiser, start)
-        lost, ratio = study.reverse(denoiser, tolerance=settings.tolerance)
-        arrays["chosen_ratio"] = _square(-ratio.nan_to_num())
-        arrays["chosen_held"] = _square((~ratio.isnan()).double())
-        return nats._asdict() | lost._asdict(), data_units(x)
+        lost, log_ratio = study.reverse(denoiser, tolerance=settings.tolerance)
+        return nats._asdict() | lost._asdict(), data_units(x), log_ratio
 
     def data_units(x: torch.Tensor) -> np.ndarray:
         points: np.ndarray = model.scaling.to_data(x).float().numpy()
@@ -82,7 +82,7 @@ def main() -> None:
         }
         for name, (conditional, null, _) in denoisers.items():
             denoiser = guided(conditional, null, scale)
-            values, x = measure(study, denoiser)
+            values, x, _ = measure(study, denoiser)
             rows.append({"scale": scale, "denoiser": name} | _flat(values) | itself)
             arrays[f"flow/{name}/{scale:g}"] = x
         drawn, points = study.drawn(ddpm, guided(*denoisers["network"][:2], scale), steps)
@@ -94,8 +94,9 @@ def main() -> None:
 
     study = study_of(params.guidance.scale)
     guidance = guidance_of(params)
-    chosen, x = measure(study, guidance.apply(denoisers["network"]))
-    arrays["chosen"] = x
+    chosen, arrays["chosen"], log_ratio = measure(study, guidance.apply(denoisers["network"]))
+    arrays["chosen_ratio"] = _square(-log_ratio.nan_to_num())
+    arrays["chosen_held"] = _square((~log_ratio.isnan()).double())
     arrays["chosen_tilted"] = _square(study.tilted.region_mass)
     arrays["conditional"] = _square(TiltedDistribution(exact, label, 1.0).region_mass)
     arrays["whole"] = _square(TiltedDistribution(exact, label, 0.0).weights)

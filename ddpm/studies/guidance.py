@@ -166,12 +166,12 @@ class GuidanceStudy:
             The divergence; and log(tilted / q), cut at 30 nats, on the tilted distribution's grid,
             or NaN where its cells are negligible.
         """
-        held = self.tilted.weights > _NEGLIGIBLE
-        x, weights = self.tilted.grid[held], self.tilted.weights[held]
+        has_mass = self.tilted.weights > _NEGLIGIBLE
+        x, weights = self.tilted.grid[has_mass], self.tilted.weights[has_mass]
         log_q = log_likelihood(denoiser, x, 0, tolerance=tolerance)
         values = (self.tilted.log_density(x) - log_q).clamp(max=_CUT)
         on_grid = torch.full_like(self.tilted.weights, math.nan)
-        on_grid[held] = values
+        on_grid[has_mass] = values
         weights = weights / weights.sum()
         order = values.argsort()
         median = values[order][weights[order].cumsum(0) >= 0.5][0]
