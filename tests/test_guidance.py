@@ -19,6 +19,7 @@ from ddpm.diffusion.guidance import GUIDANCE, Interval, Sources, guided, guided_
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.tangents import prediction_with_jacobian
 from ddpm.flow.likelihood import flow_with_log_density, log_likelihood, log_normal
+from ddpm.networks.mlp import ResidualMLPSettings
 from ddpm.reference.distribution import ExactDistribution
 from ddpm.sampling.loop import run_sampler
 from ddpm.sampling.multistep import DPMSolver2M
@@ -156,6 +157,46 @@ def test_the_output_density_of_a_guided_sampler_is_gaussian() -> None:
     assert float(factor.std()) < 1e-12
     expected = log_normal(x_T) - 2 * float(factor[0, 0].log())
     torch.testing.assert_close(output.log_density, expected)
+
+
+def test_one_network_with_two_labels_is_evaluated_in_one_doubled_batch() -> None:
+    sizes = {"width": 16, "blocks": 1, "fourier_features": 4, "time_features": 4}
+    settings = ResidualMLPSettings(**sizes, fourier_scale=0.3)
+    networks = []
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        network = settings.create(1000, classes=3, generator=generator)
+        torch.nn.init.normal_(network.read_out.weight, generator=generator)
+        networks.append(network)
+    first, second = (
+        {
+            label: Denoiser(network.given(label), PREDICTIONS["v"], SCHEDULE, torch.float32)
+            for label in (0, 2, None)
+        }
+        for network in networks
+    )
+    x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([300.0], dtype=torch.float64)
+    for main, guide in ((first[0], first[None]), (first[2], first[0]), (first[0], second[0])):
+        batches = []
+        hook = networks[0].read_in.register_forward_pre_hook(
+            lambda _, inputs: batches.append(len(inputs[0]))
+        )
+        denoiser = guided(main, guide, 2.5)
+        prediction = denoiser.predict(x, 300.0)
+        hook.remove()
+        assert batches == ([50] if guide is second[0] else [100])
+        assert denoiser.evaluations == 2
+        expected = 2.5 * main.predict(x, 300.0) - 1.5 * guide.predict(x, 300.0)
+        torch.testing.assert_close(prediction, expected, rtol=1e-5, atol=1e-5)
+        slope = prediction_with_jacobian(denoiser.function, x, t)[1]
+        slopes = [
+            prediction_with_jacobian(one.function, x.float(), t.float())[1] for one in (main, guide)
+        ]
+        expected = (2.5 * slopes[0] - 1.5 * slopes[1]).double()
+        torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-4)
+        precise = denoiser.double().predict(x, 300.0)
+        torch.testing.assert_close(precise, prediction, rtol=1e-4, atol=1e-4)
 
 
 def test_both_denoisers_are_counted_where_both_are_evaluated() -> None:

@@ -15,7 +15,7 @@ from ddpm.diffusion.tangents import prediction_with_jacobian
 from ddpm.reference.distribution import ExactDistribution
 from ddpm.reference.tilted import TiltedDistribution
 from ddpm.sampling.one_step import ODE
-from ddpm.studies.guidance import GuidanceStudy, nearest_neighbour_entropy, sobol_normal
+from ddpm.studies.guidance import GuidanceStudy, neighbour_entropies, sobol_normal
 
 SCALING = Scaling(torch.tensor([0.0, 0.1]).double(), 0.6)
 
@@ -128,10 +128,9 @@ def test_sobol_points_are_normal_and_more_even_than_random_ones() -> None:
 
 def test_the_nearest_neighbour_entropy_is_that_of_a_gaussian() -> None:
     x: Tensor = torch.randn(8000, 2, dtype=torch.float64, generator=stream(0, "x"))
-    assert nearest_neighbour_entropy(x) == pytest.approx(math.log(2 * math.pi * math.e), abs=0.06)
-    assert nearest_neighbour_entropy(0.1 * x) == pytest.approx(
-        math.log(2 * math.pi * math.e * 0.01), abs=0.06
-    )
+    for scale in (1, 0.1):
+        entropy = float(neighbour_entropies(scale * x).mean())
+        assert entropy == pytest.approx(math.log(2 * math.pi * math.e * scale**2), abs=0.06)
 
 
 def test_what_has_no_tilted_distribution_is_refused() -> None:
@@ -148,14 +147,28 @@ def test_drawn_samples_are_measured_like_those_whose_density_is_known() -> None:
     times = ddpm.sampling_times("log_snr", MOONS.schedule, 30)
     by_density, _ = study.density(ddpm.DPMSolver2M(), denoiser, times)
     by_neighbours, _ = study.drawn(ddpm.DPMSolver2M(), denoiser, times)
-    assert by_neighbours.to_tilted == pytest.approx(by_density.to_tilted.value, abs=0.15)
-    assert by_neighbours.to_conditional == pytest.approx(by_density.to_conditional.value, abs=0.15)
+    for name in ("to_tilted", "to_conditional", "entropy"):
+        estimate, se = getattr(by_neighbours, name)
+        assert 0.01 < se < 0.08
+        assert estimate == pytest.approx(getattr(by_density, name).value, abs=3 * se)
+    assert by_neighbours.strays == 0
+    assert by_neighbours.log_density.value > 2 * by_neighbours.log_density.se
     assert by_neighbours.wrong_class.value == pytest.approx(by_density.wrong_class.value)
     assert by_neighbours.energy_to_tilted > 0.01
     points = tilted.sample(20_000, generator=stream(0, "tilted"))
     surprise = -tilted.log_density(points)
     error = 4 * float(surprise.std()) / math.sqrt(len(points)) + 0.01
     assert float(surprise.mean()) == pytest.approx(tilted.entropy, abs=error)
+
+
+def test_samples_of_another_class_are_strays_and_those_of_the_class_are_not() -> None:
+    study = study_of(TiltedDistribution(MOONS, 0, 1.0), sets=8, points=128, seed=0)
+    times = ddpm.sampling_times("log_snr", MOONS.schedule, 30)
+    own, _ = study.drawn(ddpm.DPMSolver2M(), MOONS.given(0).denoiser, times)
+    other, _ = study.drawn(ddpm.DPMSolver2M(), MOONS.given(1).denoiser, times)
+    assert own.strays < 0.01 < 0.3 < other.strays
+    assert abs(own.log_density.value) < 4 * own.log_density.se
+    assert other.log_density.value < -5
 
 
 def test_a_scale_without_a_distribution_is_refused() -> None:

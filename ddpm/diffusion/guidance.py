@@ -21,8 +21,9 @@ References:
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -38,9 +39,19 @@ from ddpm.diffusion.tangents import Jacobians, Points, prediction_with_jacobian
 Scale = Annotated[Real, Field(ge=-100, le=100)]
 
 
+@runtime_checkable
+class Labelled(Protocol):
+    """A network that can be evaluated for two labels in one batch."""
+
+    def beside(self, other: object) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Return it for two labels, one for each half of a batch; None if `other` is not it."""
+
+
 @dataclass(frozen=True)
 class Guided:
     """The prediction of a guided denoiser, as a function with a derivative like a network.
+
+    Where main and guide are one network with two labels, it is evaluated in one doubled batch.
 
     Attributes:
         main: Denoiser to which the guidance leads.
@@ -61,15 +72,30 @@ class Guided:
         """Return the same in float64."""
         return replace(self, main=self.main.double(), guide=self.guide.double())
 
+    @property
+    def _both(self) -> Denoiser | None:
+        """Main and guide as one denoiser of a doubled batch, if they are one network."""
+        network = self.main.function
+        both = network.beside(self.guide.function) if isinstance(network, Labelled) else None
+        return replace(self.main, function=both) if both else None
+
     def __call__(self, x_t: Points, t: Float[Tensor, "1"]) -> Points:
         """Predict at one time for all points."""
-        main, guide = (one.predict(x_t, float(t)) for one in (self.main, self.guide))
+        if both := self._both:
+            main, guide = both.predict(torch.cat((x_t, x_t)), float(t)).chunk(2)
+        else:
+            main, guide = (denoiser.predict(x_t, float(t)) for denoiser in (self.main, self.guide))
         return guide + self.scale * (main - guide)
 
     def with_jacobian(self, x_t: Points, t: Float[Tensor, "1"]) -> tuple[Points, Jacobians]:
         """Predict at one time for all points, and differentiate with respect to them."""
-        main, guide = (_with_jacobian(one, x_t, t) for one in (self.main, self.guide))
-        prediction, jacobian = (g + self.scale * (m - g) for m, g in zip(main, guide, strict=True))
+        if both := self._both:
+            halves = (values.chunk(2) for values in _with_jacobian(both, torch.cat((x_t, x_t)), t))
+            pairs = list(halves)
+        else:
+            values = [_with_jacobian(denoiser, x_t, t) for denoiser in (self.main, self.guide)]
+            pairs = list(zip(*values, strict=True))
+        prediction, jacobian = (guide + self.scale * (main - guide) for main, guide in pairs)
         return prediction, jacobian
 
 

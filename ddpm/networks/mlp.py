@@ -148,7 +148,8 @@ class ResidualMLP(Network):
         parts = [x_t, phase.sin(), phase.cos(), time]
         if self.classes:
             if label is None:
-                label = torch.full(x_t.shape[:-1], self.label, device=x_t.device)
+                each = torch.tensor(self.labels, device=x_t.device)
+                label = each.repeat_interleave(len(x_t) // len(each))
             parts.append(one_hot(label, self.classes + 1).to(x_t.dtype))
         return torch.cat(parts, dim=-1)
 

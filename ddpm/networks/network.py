@@ -26,8 +26,8 @@ class Network(nn.Module, ABC):
     def __init__(self, classes: int = 0) -> None:
         super().__init__()
         self.classes = classes
-        # The label of all points for which none is passed.
-        self.label = classes
+        # Labels of points for which none is passed: one for all, or one for each part of a batch.
+        self.labels = (classes,)
 
     def given(self, label: int | None) -> "Network":
         """Return the network for one label, with the same weights; None is the null label.
@@ -39,7 +39,20 @@ class Network(nn.Module, ABC):
             allowed = f"0 to {self.classes - 1}" if self.classes else "none: it has no labels"
             raise UserError(f"the network's label is {label} but should be {allowed}")
         network = copy.copy(self)
-        network.label = self.classes if label is None else label
+        network.labels = (self.classes if label is None else label,)
+        return network
+
+    def beside(self, other: object) -> "Network | None":
+        """Return the network for two labels at once, if another one is this one for another label.
+
+        The first half of a batch gets the label of this one, and the second half that of the other.
+        """
+        if not isinstance(other, Network) or next(self.parameters()) is not next(
+            other.parameters()
+        ):
+            return None
+        network = copy.copy(self)
+        network.labels = (*self.labels, *other.labels)
         return network
 
     @abstractmethod

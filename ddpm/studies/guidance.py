@@ -40,7 +40,7 @@ _CUT = 30.0
 # Cells of the grid that hold less than this are left out of KL(tilted || q).
 _NEGLIGIBLE = 1e-7
 # Points of the conditional distribution from which its 99 % region is found.
-_REGION_POINTS, _REGION = 20_000, 0.99
+_TRUE_POINTS, _REGION = 20_000, 0.99
 
 
 class SampledNats(NamedTuple):
@@ -76,6 +76,9 @@ class DrawnNats(NamedTuple):
         entropy: The estimate of the entropy of q; the bias that it has for as many points of the
             tilted distribution is subtracted.
         bias: That bias.
+        log_density: Mean log density under the conditional distribution, with each value cut at
+            -30, minus its mean over true points of the class.
+        strays: Fraction less likely under the conditional than any of 20,000 true points.
         energy_to_conditional: Energy distance to points of the conditional distribution.
         energy_to_tilted: Energy distance to points of the tilted distribution.
         wrong_class: Mean posterior probability of the other labels.
@@ -84,10 +87,12 @@ class DrawnNats(NamedTuple):
         across: Mean squared distance from them, in variances of the noise.
     """
 
-    to_conditional: float
-    to_tilted: float
-    entropy: float
-    bias: float
+    to_conditional: Mean
+    to_tilted: Mean
+    entropy: Mean
+    bias: Mean
+    log_density: Mean
+    strays: float
     energy_to_conditional: float
     energy_to_tilted: float
     wrong_class: Mean
@@ -130,8 +135,9 @@ class GuidanceStudy:
         self.conditional = tilted.exact.given(tilted.label)
         seeds = [(seed * sets + k) % 2**63 for k in range(sets)]
         self.starts = torch.stack([sobol_normal(points, number) for number in seeds])
-        truth = self.conditional.sample(_REGION_POINTS, 0, generator=stream(seed, "region"))
-        self._lowest = self.conditional.log_density(truth, 0).quantile(1 - _REGION)
+        truth = self.conditional.sample(_TRUE_POINTS, 0, generator=stream(seed, "region"))
+        self._true_log_density = self.conditional.log_density(truth, 0)
+        self._lowest = self._true_log_density.quantile(1 - _REGION)
 
     def density(
         self, sampler: Sampler, denoiser: Denoiser, times: Sequence[float]
@@ -193,16 +199,25 @@ class GuidanceStudy:
         n = len(x)
         tilted = self.tilted.sample(n, generator=stream(self.seed, "guidance/tilted"))
         conditional = self.conditional.sample(n, 0, generator=stream(self.seed, "guidance/true"))
-        bias = nearest_neighbour_entropy(tilted) - self.tilted.entropy
-        entropy = nearest_neighbour_entropy(x) - bias
+        # The mean of -log p is the entropy, so that the difference is the bias with less noise.
+        bias = mean_of(neighbour_entropies(tilted) + self.tilted.log_density(tilted))
+        entropies = neighbour_entropies(x) - bias.value
         log_conditional = self.conditional.log_density(x, 0)
         log_tilted = self.tilted.log_density(x)
+        true = self._true_log_density
         along, across = self._project(x)
+
+        def with_bias(values: PerPoint) -> Mean:
+            value, se = mean_of(values)
+            return Mean(value, math.hypot(se, bias.se))
+
         return DrawnNats(
-            -entropy - float(log_conditional.clamp(min=-_CUT).mean()),
-            -entropy - float(log_tilted.clamp(min=-_CUT).mean()),
-            entropy,
+            with_bias(-entropies - log_conditional.clamp(min=-_CUT)),
+            with_bias(-entropies - log_tilted.clamp(min=-_CUT)),
+            with_bias(entropies),
             bias,
+            mean_of(log_conditional.clamp(min=-_CUT) - true.mean()),
+            float((log_conditional < true.min()).double().mean()),
             energy_distance(x, conditional).value,
             energy_distance(x, tilted).value,
             mean_of(self.wrong_class(x)),
@@ -250,11 +265,11 @@ def sobol_normal(n: int, seed: int) -> Points:
     return torch.tensor(normal, dtype=torch.float64).view(n, 2)
 
 
-def nearest_neighbour_entropy(x: Points) -> float:
-    """Differential entropy of points by Kozachenko and Leonenko's estimate, in nats.
+def neighbour_entropies(x: Points) -> PerPoint:
+    """Values whose mean estimates the differential entropy, by Kozachenko and Leonenko, in nats.
 
-    It is for samples whose density is not known. It is biased, since the density is not constant
-    around each point: compare it with the same estimate for points of a known distribution.
+    They are for samples whose density is not known. The mean is biased, since the density is not
+    constant around each point: compare it with that of points of a known distribution.
 
     References:
         Kozachenko & Leonenko 1987
@@ -264,4 +279,4 @@ def nearest_neighbour_entropy(x: Points) -> float:
         [distances(block, x).topk(2, largest=False).values[:, 1] for block in x.split(500)]
     )
     euler = 0.57721566490153286
-    return float(2 * log(nearest.clamp(min=1e-300)).mean()) + math.log(math.pi * (n - 1)) + euler
+    return 2 * log(nearest.clamp(min=1e-300)) + math.log(math.pi * (n - 1)) + euler
