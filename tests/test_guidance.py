@@ -175,16 +175,14 @@ def test_one_network_with_two_labels_is_evaluated_in_one_doubled_batch() -> None
         }
         for network in networks
     )
+    batches: list[int] = []
+    networks[0].read_in.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
     x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([300.0], dtype=torch.float64)
     for main, guide in ((first[0], first[None]), (first[2], first[0]), (first[0], second[0])):
-        batches = []
-        hook = networks[0].read_in.register_forward_pre_hook(
-            lambda _, inputs: batches.append(len(inputs[0]))
-        )
         denoiser = guided(main, guide, 2.5)
+        batches.clear()
         prediction = denoiser.predict(x, 300.0)
-        hook.remove()
         assert batches == ([50] if guide is second[0] else [100])
         assert denoiser.evaluations == 2
         expected = 2.5 * main.predict(x, 300.0) - 1.5 * guide.predict(x, 300.0)

@@ -27,7 +27,7 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.classes = classes
         # Labels of points for which none is passed: one for all, or one for each part of a batch.
-        self.labels = (classes,)
+        self.labels: tuple[int, ...] = (classes,)
 
     def given(self, label: int | None) -> "Network":
         """Return the network for one label, with the same weights; None is the null label.
