@@ -8,6 +8,7 @@ from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.spacings import OPTIMISED, require_terminal_signal, sampling_times
 from ddpm.studies.sampler_cells import parse_cells, reference_cell, steps_of, valid_cells
 from stages.common.check_training import check_training
+from stages.common.dataset import known_dataset
 from stages.common.files import write_text
 from stages.common.params import load_params, select
 from stages.common.paths import PARAMS_OK
@@ -23,6 +24,7 @@ def main() -> None:
             f"train.drop_label is {params.train.drop_label:g} but this pipeline has no labels;"
             " remove it from params.yaml, or use that in pipelines/guidance"
         )
+    known_dataset(params)
     schedule = check_training(params)
     validate_sections("samplers", params.samplers, SAMPLERS)
     sampler_of(params, schedule)

@@ -2,13 +2,13 @@
 
 from ddpm.core.errors import UserError
 from ddpm.core.params import GuidanceParams
-from ddpm.data.datasets import DATASETS
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.sampling.spacings import require_terminal_signal
 from stages.common.check_training import check_training
+from stages.common.dataset import known_dataset
 from stages.common.files import write_text
 from stages.common.guidance import guidance_of
-from stages.common.params import load_params, select
+from stages.common.params import load_params
 from stages.common.paths import PARAMS_OK
 from stages.common.run import run
 
@@ -26,13 +26,14 @@ def main() -> None:
             f"train.drop_label is {params.train.drop_label:g} but should be above 0 and below 1,"
             " so that the network sees labels and learns the null label; change it in params.yaml"
         )
+    dataset = known_dataset(params)
     require_terminal_signal(check_training(params), "guidance")
     if not PREDICTIONS[params.prediction].regular:
         raise UserError(
             f"prediction is {params.prediction} but guidance is measured at t = 0, where only eps"
             " and v are finite; change prediction in params.yaml"
         )
-    dataset, label = select(params, "dataset", DATASETS), params.guidance.label
+    label = params.guidance.label
     if not label < len(dataset.classes):
         raise UserError(
             f"guidance.label is {label} but should be 0 to {len(dataset.classes) - 1}"

@@ -3,9 +3,9 @@
 import numpy as np
 
 from ddpm.core.compute import stream
-from ddpm.data.datasets import DATASETS
+from stages.common.dataset import known_dataset
 from stages.common.files import write_array
-from stages.common.params import load_params, select
+from stages.common.params import load_params
 from stages.common.paths import TEST, TRAIN
 from stages.common.run import run
 
@@ -13,7 +13,7 @@ from stages.common.run import run
 def main() -> None:
     """Write the points, each set from its own random stream."""
     params = load_params()
-    dataset = select(params, "dataset", DATASETS)
+    dataset = known_dataset(params)
     for path, n in ((TRAIN, params.data.n_train), (TEST, params.data.n_test)):
         generator = stream(params.seed, f"generate/{path.stem}")
         points = dataset.sample(n, generator=generator)

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 
 from ddpm.core.compute import stream
-from ddpm.core.errors import UserError
-from ddpm.core.files import sha256
 from ddpm.core.params import GuidanceParams
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.guidance import Sources, guided
@@ -18,7 +16,7 @@ from ddpm.reference.tilted import TiltedDistribution
 from ddpm.sampling.one_step import DDPM, ODE
 from ddpm.sampling.spacings import sampling_times
 from ddpm.studies.guidance import GuidanceStudy, class_divergence
-from stages.common.files import write_arrays, write_json
+from stages.common.files import refuse_other_points, write_arrays, write_json
 from stages.common.guidance import guidance_of
 from stages.common.params import load_params
 from stages.common.paths import GUIDANCE_CSV, GUIDANCE_JSON, GUIDE, GUIDED, MODEL, TRAIN
@@ -34,11 +32,7 @@ def main() -> None:
     params = load_params(kind=GuidanceParams)
     settings, label = params.measure_guidance, params.guidance.label
     model, guide = load_model(MODEL), load_model(GUIDE)
-    if sha256(TRAIN) != model.description.data_sha256:
-        raise UserError(
-            f"{MODEL} was trained on other points than those in {TRAIN}; make both again with"
-            " `dvc repro train`"
-        )
+    refuse_other_points(model.description.data_sha256, MODEL, TRAIN)
     schedule, dataset = model.denoiser.schedule, model.dataset
     exact = ExactDistribution.from_dataset(dataset, model.scaling, schedule)
     flow, start = ODE(tolerance=settings.tolerance), [float(schedule.T)]

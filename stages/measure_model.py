@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from ddpm.core.errors import UserError
 from ddpm.core.files import sha256
 from ddpm.networks.model_file import load_model
 from ddpm.reference.model_under_test import ModelUnderTest
@@ -20,7 +19,7 @@ from ddpm.studies.memorisation import decades, measure_memorisation
 from ddpm.studies.validation import measure_validation
 from ddpm.training.loop import validation_batch
 from ddpm.training.task import Task
-from stages.common.files import read_points, write_arrays, write_json
+from stages.common.files import read_points, refuse_other_points, write_arrays, write_json
 from stages.common.params import load_params
 from stages.common.paths import DENOISING_CSV, FIELDS, MEASURED, MEMORY_CSV, MODEL, TEST, TRAIN
 from stages.common.run import run
@@ -46,11 +45,7 @@ def main() -> None:
         model.scaling.to_model(torch.from_numpy(read_points(path, stage="generate")).double())
         for path in (TRAIN, TEST)
     )
-    if sha256(TRAIN) != trained.description.data_sha256:
-        raise UserError(
-            f"{MODEL} was trained on other points than those in {TRAIN}; make both again with"
-            " `dvc repro train`"
-        )
+    refuse_other_points(trained.description.data_sha256, MODEL, TRAIN)
 
     errors = measure_denoising(
         model.denoiser,

@@ -9,7 +9,6 @@ from ddpm.core.compute import device_name, stream
 from ddpm.core.files import sha256
 from ddpm.core.params import TrainingParams
 from ddpm.core.settings import Settings
-from ddpm.data.datasets import DATASETS
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.networks.model_file import ModelDescription, NamedSettings, save_model
@@ -18,6 +17,7 @@ from ddpm.training.checkpoint import Checkpoint
 from ddpm.training.loop import train
 from ddpm.training.progress import Record
 from stages import CODE
+from stages.common.dataset import source_of
 from stages.common.device import device_of
 from stages.common.files import read_labels, read_points
 from stages.common.matrix_products import note_other_kernels
@@ -42,9 +42,9 @@ def train_model(params: TrainingParams, model: Path) -> list[Record]:
     device = device_of(params)
     refuse_eps_without_signal(params)
     task = task_of(params)
-    source = "generate_labelled" if task.labels else "generate"
-    points = torch.from_numpy(read_points(TRAIN, stage=source, n=params.data.n_train))
-    test_points = torch.from_numpy(read_points(TEST, stage=source, n=params.data.n_test))
+    stage = "generate_labelled" if task.labels else "generate"
+    points = torch.from_numpy(read_points(TRAIN, stage=stage, n=params.data.n_train))
+    test_points = torch.from_numpy(read_points(TEST, stage=stage, n=params.data.n_test))
     classes = task.labels.classes if task.labels else 0
     labels, test_labels = (
         _labels(path, n, classes) for path, n in ((TRAIN, len(points)), (TEST, len(test_points)))
@@ -54,7 +54,7 @@ def train_model(params: TrainingParams, model: Path) -> list[Record]:
     generator = stream(params.seed, "train/initialise")
     network = network_settings.create(task.schedule.T, classes, generator=generator)
     description = ModelDescription(
-        dataset=_named(params.dataset, select(params, "dataset", DATASETS)),
+        dataset=_named(params.dataset, source_of(params)),
         data_sha256=sha256(TRAIN),
         schedule=_named(params.schedule, select(params, "schedule", SCHEDULES)),
         diffusion=params.diffusion,

@@ -249,6 +249,32 @@ class MeasureGuidanceSettings(Settings):
     tolerance: Tolerance
 
 
+class SamplePointsSettings(Settings):
+    """Samples to draw of a model of a file.
+
+    `steps` and `block` are as in `SampleSettings`. `scale` is that of classifier-free guidance, for
+    files with labels.
+    """
+
+    n: AtLeastTwo
+    steps: Count
+    spacing: str
+    block: Count
+    scale: Annotated[Real, Field(ge=0, le=100)]
+
+
+class MeasurePointsSettings(MeasureSamplesSettings):
+    """How a model of a file and its samples are measured, against the test points.
+
+    `n_likelihood` is the number of training and of test points whose likelihood is computed, at
+    most, and `density_grid` the number of points along each side of the picture of the density.
+    """
+
+    n_likelihood: AtLeastTwo
+    tolerance: Tolerance
+    density_grid: Annotated[Integer, Field(ge=2, le=1000)]
+
+
 class TrainingParams(Settings):
     """What every pipeline's params.yaml has: the data, and how the network is trained."""
 
@@ -288,6 +314,15 @@ class GuidanceParams(TrainingParams):
     measure_guidance: MeasureGuidanceSettings
 
 
+class PointsParams(TrainingParams):
+    """All of pipelines/points/params.yaml."""
+
+    sampler: str
+    samplers: Sections
+    sample: SamplePointsSettings
+    measure_points: MeasurePointsSettings
+
+
 def refuse_contradictions(params: TrainingParams) -> None:
     """Refuse sizes that do not fit together, such as more sampling steps than the schedule has.
 
@@ -300,17 +335,17 @@ def refuse_contradictions(params: TrainingParams) -> None:
             f"train.warmup is {train.warmup} but train.steps is {train.steps};"
             f" lower train.warmup in {PARAMS_FILE}"
         )
+    if isinstance(params, Params | PointsParams) and params.sample.steps > params.diffusion.T:
+        raise UserError(
+            f"sample.steps is {params.sample.steps} but the schedule has T = {params.diffusion.T};"
+            f" lower sample.steps in {PARAMS_FILE}"
+        )
     if isinstance(params, Params):
         _refuse_contradictions_of_measurements(params)
 
 
 def _refuse_contradictions_of_measurements(params: Params) -> None:
     sample, measure = params.sample, params.measure_model
-    if sample.steps > params.diffusion.T:
-        raise UserError(
-            f"sample.steps is {sample.steps} but the schedule has T = {params.diffusion.T};"
-            f" lower sample.steps in {PARAMS_FILE}"
-        )
     if sample.trajectories > sample.n:
         raise UserError(
             f"sample.trajectories is {sample.trajectories} but sample.n is {sample.n};"

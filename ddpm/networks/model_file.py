@@ -21,6 +21,7 @@ from ddpm.core.files import reading, replacing
 from ddpm.core.params import DiffusionSettings, LossSettings, TrainSettings
 from ddpm.core.settings import S, Settings, V
 from ddpm.data.datasets import DATASETS, Dataset
+from ddpm.data.point_file import SOURCES, PointFile
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.predictions import PREDICTIONS
@@ -54,7 +55,7 @@ class ModelDescription(Settings):
     """Everything that determines a trained model, except the code.
 
     Attributes:
-        dataset: Distribution of the training points.
+        dataset: Distribution of the training points, or the file that they came from.
         data_sha256: SHA-256 of the file of training points.
         schedule: Noise schedule.
         diffusion: Number of steps, and whether the schedule ends without signal.
@@ -86,14 +87,28 @@ class TrainedModel:
         description: Settings, data and seed that the model was trained with.
         denoiser: The network with the averaged weights, with its prediction type and schedule. If
             it has labels, this is that of the null label; see `given`.
-        dataset: Distribution of the training points.
+        source: Distribution of the training points, or the file that they came from.
         scaling: Between data units and the model units in which the denoiser computes.
     """
 
     description: ModelDescription
     denoiser: Denoiser
-    dataset: Dataset
+    source: Dataset | PointFile
     scaling: Scaling
+
+    @property
+    def dataset(self) -> Dataset:
+        """Distribution of the training points.
+
+        Raises:
+            UserError: If it is not known, because they came from a file.
+        """
+        if isinstance(self.source, PointFile):
+            raise UserError(
+                f"the model was trained on points of {self.source.path}, whose distribution is not"
+                f" known; use a model of one of {', '.join(DATASETS)}"
+            )
+        return self.source
 
     def given(self, label: int | None) -> Denoiser:
         """Return the denoiser for one label; None is the null label, all of the data.
@@ -164,9 +179,9 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> TrainedM
         if "recipe" in metadata:
             raise UserError(f"{path} has the format of an earlier version of ddpm; {_REMEDY}")
         description = ModelDescription.model_validate_json(metadata["model"])
-        dataset = description.dataset.resolve("dataset", DATASETS)
+        source = description.dataset.resolve("dataset", SOURCES)
         network = description.network.resolve("network", NETWORKS).build(
-            description.diffusion.T, label_count(dataset, description.train)
+            description.diffusion.T, label_count(source, description.train)
         )
         weights = {name: _finite(file, f"ema.{name}") for name in network.state_dict()}
         network.load_state_dict(weights)
@@ -180,12 +195,12 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> TrainedM
         )
         prediction = _entry("prediction", description.prediction, PREDICTIONS)
     denoiser = Denoiser(network.to(device).eval(), prediction, schedule, torch.float32)
-    return TrainedModel(description, denoiser, dataset, Scaling(mean, float(scale)))
+    return TrainedModel(description, denoiser, source, Scaling(mean, float(scale)))
 
 
-def label_count(dataset: Dataset, settings: TrainSettings) -> int:
+def label_count(source: Dataset | PointFile, settings: TrainSettings) -> int:
     """Number of labels that a network is trained with; 0 if they are not shown to it."""
-    return 0 if settings.drop_label is None else len(dataset.classes)
+    return 0 if settings.drop_label is None else len(source.classes)
 
 
 def _entry(kind: str, name: str, registry: Mapping[str, V]) -> V:

@@ -3,11 +3,12 @@
 from ddpm.core.compute import resolve_device
 from ddpm.core.params import TrainingParams
 from ddpm.core.settings import choose, validate_sections
-from ddpm.data.datasets import DATASETS
+from ddpm.data.point_file import SOURCES
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.diffusion.schedule import Schedule
 from ddpm.diffusion.schedules import SCHEDULES
 from ddpm.networks.registry import NETWORKS
+from stages.common.dataset import source_of
 from stages.common.params import select
 from stages.common.schedule import refuse_eps_without_signal
 from stages.common.task import task_of
@@ -22,10 +23,10 @@ def check_training(params: TrainingParams) -> Schedule:
     Raises:
         UserError: If a parameter is not allowed.
     """
-    validate_sections("datasets", params.datasets, DATASETS)
+    validate_sections("datasets", params.datasets, SOURCES)
     validate_sections("schedules", params.schedules, SCHEDULES)
     validate_sections("networks", params.networks, NETWORKS)
-    select(params, "dataset", DATASETS)
+    source_of(params)
     select(params, "network", NETWORKS)
     choose("prediction", params.prediction, PREDICTIONS)
     schedule = task_of(params).schedule

@@ -125,6 +125,15 @@ def read_spacings(path: Path, *, stage: str) -> dict[str, dict[str, list[float]]
         return TypeAdapter(dict[str, dict[str, list[float]]]).validate_python(values)
 
 
+def refuse_other_points(trained_on: str, model: Path, points: Path) -> None:
+    """Refuse a model that was trained on other points, by their hash, than those in a file."""
+    if files.sha256(points) != trained_on:
+        raise UserError(
+            f"{model} was trained on other points than those in {points}; make both again with"
+            " `dvc repro train`"
+        )
+
+
 def refuse_other_model(made_with: object, model: Path, path: Path, *, stage: str) -> None:
     """Refuse a file whose recorded hash `made_with` is not that of the current model."""
     with reading(model, "train"):

@@ -21,7 +21,7 @@ from stages.common.yaml_loader import load_yaml
 
 @dataclass(frozen=True)
 class Declaration:
-    """What dvc.yaml lists for a stage; `params` may hold placeholders, `schedules.${schedule}`."""
+    """What dvc.yaml lists for a stage; there may be placeholders, as in `schedules.${schedule}`."""
 
     stage: str
     deps: list[str]
@@ -36,10 +36,13 @@ class Declaration:
         """
         used: dict[str, object] = {}
         values = load_params(kind=TrainingParams).model_dump() if self.params else {}
-        for entry in self.params:
-            name = re.sub(r"\$\{(.*?)\}", lambda match: str(_value(values, match[1])), entry)
-            used[name] = values if entry == PARAMS_FILE else _value(values, name)
-        for dep in map(Path, self.deps):
+
+        def resolved(entry: str) -> str:
+            return re.sub(r"\$\{(.*?)\}", lambda match: str(_value(values, match[1])), entry)
+
+        for name in map(resolved, self.params):
+            used[name] = values if name == PARAMS_FILE else _value(values, name)
+        for dep in (Path(resolved(entry)) for entry in self.deps):
             for path in source_files(dep) if dep.is_dir() else [dep]:
                 code = CODE.get(path.resolve()) if imported else None
                 used[path.as_posix()] = code or (sha256(path) if path.exists() else None)

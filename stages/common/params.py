@@ -8,11 +8,22 @@ from typing import cast
 from typing_extensions import TypeVar
 
 from ddpm.core.errors import UserError
-from ddpm.core.params import GuidanceParams, Params, TrainingParams, refuse_contradictions
+from ddpm.core.params import (
+    GuidanceParams,
+    Params,
+    PointsParams,
+    TrainingParams,
+    refuse_contradictions,
+)
 from ddpm.core.settings import PARAMS_FILE, S, configure, validate
 from stages.common.yaml_loader import load_yaml
 
 P = TypeVar("P", bound=TrainingParams, default=Params)
+# Parameters of further pipelines, by a section that only they have.
+_FURTHER: dict[str, type[TrainingParams]] = {
+    "guidance": GuidanceParams,
+    "measure_points": PointsParams,
+}
 
 
 def load_params(
@@ -47,10 +58,8 @@ def load_params(
             f"{path} holds {reprlib.repr(values)} but should be a mapping of parameters"
             f" ({', '.join(Params.model_fields)}); restore it with `git checkout {path}`"
         )
-    if kind is TrainingParams:
-        params = validate(GuidanceParams if "guidance" in values else Params, values)
-    else:
-        params = validate(kind, values)
+    found = next((_FURTHER[section] for section in _FURTHER if section in values), Params)
+    params = validate(found if kind is TrainingParams else kind, values)
     refuse_contradictions(params)
     return cast(P, params)
 

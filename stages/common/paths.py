@@ -17,6 +17,7 @@ SPACINGS_FILE = Path("data/spacings.json")
 MODEL = Path("models/denoiser.safetensors")
 GUIDE = Path("models/guide.safetensors")
 GUIDED = Path("data/guided.npz")
+DENSITY = Path("data/density.npz")
 REPORTS = Path("reports")
 FORWARD = REPORTS / "forward.json"
 METRICS = REPORTS / "metrics.json"

@@ -1,6 +1,6 @@
 """The sampler that params.yaml names."""
 
-from ddpm.core.params import Params
+from ddpm.core.params import Params, PointsParams
 from ddpm.diffusion.schedule import Schedule
 from ddpm.sampling.registry import SAMPLERS
 from ddpm.sampling.sampler import Sampler
@@ -8,7 +8,9 @@ from ddpm.sampling.spacings import require_terminal_signal
 from stages.common.params import select
 
 
-def sampler_of(params: Params, schedule: Schedule, name: str | None = None) -> Sampler:
+def sampler_of(
+    params: Params | PointsParams, schedule: Schedule, name: str | None = None
+) -> Sampler:
     """Build the sampler, or another one with its settings in params.yaml.
 
     Raises:

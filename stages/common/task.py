@@ -4,8 +4,10 @@ from ddpm.core.errors import UserError
 from ddpm.core.params import TrainingParams
 from ddpm.core.settings import choose
 from ddpm.data.datasets import DATASETS
+from ddpm.data.point_file import PointFile
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.training.task import Labels, Task
+from stages.common.dataset import source_of
 from stages.common.schedule import schedule_of
 
 
@@ -24,10 +26,14 @@ def labels_of(params: TrainingParams) -> Labels | None:
     """How labels are shown to the network; None if they are not.
 
     Raises:
-        UserError: If they should be, but the data set has none.
+        UserError: If they should be, but the data set has none; a file may have some or none.
     """
-    drop, classes = params.train.drop_label, choose("dataset", params.dataset, DATASETS).classes
+    drop = params.train.drop_label
     if drop is None:
+        return None
+    source = source_of(params)
+    classes = source.classes
+    if not classes and isinstance(source, PointFile):
         return None
     if not classes:
         labelled = ", ".join(name for name, kind in DATASETS.items() if kind.classes)

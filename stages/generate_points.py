@@ -1,0 +1,32 @@
+"""Divide the points of a file at random into training and test points."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddpm.core.compute import stream
+from ddpm.core.params import PointsParams
+from ddpm.data.point_file import SOURCES, PointFile
+from stages.common.dataset import read_point_file
+from stages.common.files import labels_of, write_array
+from stages.common.params import load_params, select
+from stages.common.paths import TEST, TRAIN
+from stages.common.run import run
+
+
+def main() -> None:
+    """Write points and labels of both sets; without labels, all are 0."""
+    params = load_params(kind=PointsParams)
+    source = select(params, "dataset", SOURCES)
+    assert isinstance(source, PointFile)
+    table = read_point_file(Path(source.path))
+    order = torch.randperm(len(table.points), generator=stream(params.seed, "generate/file"))
+    train, rest = order[: params.data.n_train], order[params.data.n_train :]
+    for path, chosen in ((TRAIN, train), (TEST, rest[: params.data.n_test])):
+        write_array(path, table.points[chosen.numpy()].astype(np.float32))
+        write_array(labels_of(path), table.labels[chosen.numpy()])
+
+
+if __name__ == "__main__":
+    run(main)
