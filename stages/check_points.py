@@ -4,11 +4,11 @@ from pathlib import Path
 
 from ddpm.core.errors import UserError
 from ddpm.core.params import PointsParams
-from ddpm.core.settings import validate_sections
+from ddpm.core.settings import choose, validate_sections
 from ddpm.data.point_file import SOURCES, PointFile
 from ddpm.diffusion.predictions import PREDICTIONS
 from ddpm.sampling.registry import SAMPLERS
-from ddpm.sampling.spacings import choose_spacing, sampling_times
+from ddpm.sampling.spacings import SPACINGS, sampling_times
 from stages.common.check_training import check_training
 from stages.common.dataset import read_point_file
 from stages.common.files import write_text
@@ -30,7 +30,7 @@ def main() -> None:
     schedule = check_training(params)
     validate_sections("samplers", params.samplers, SAMPLERS)
     sampler_of(params, schedule)
-    choose_spacing("sample.spacing", params.sample.spacing)
+    choose("sample.spacing", params.sample.spacing, SPACINGS)
     sampling_times(params.sample.spacing, schedule, params.sample.steps)
     if not PREDICTIONS[params.prediction].regular:
         raise UserError(

@@ -24,6 +24,7 @@ from ddpm.reference.distances import DISTANCES
 from ddpm.reference.estimates import Estimate, Mean, estimate_distances, mean_of
 
 Points = Float64[Tensor, "n 2"]
+OtherPoints = Float64[Tensor, "m 2"]
 Labels = Int64[Tensor, " n"]
 
 
@@ -75,7 +76,7 @@ def denoiser_of(model: TrainedModel, label: int) -> Denoiser:
 
 def held_out_distances(
     samples: Points,
-    test: Points,
+    test: OtherPoints,
     settings: MeasureSamplesSettings,
     *,
     seed: int,
