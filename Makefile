@@ -1,6 +1,6 @@
 # Targets with a comment after ## are listed by `make`.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro guidance test lint verify seeds portable kills proofs metrics samplers samplers-full spacings-full guidance-full datasets ablation study bench side-by-side notebooks lab lock clean
+.PHONY: help setup repro guidance points test lint verify seeds portable kills proofs metrics samplers samplers-full spacings-full guidance-full datasets ablation study bench side-by-side notebooks lab lock clean
 
 PYTHON ?= python3
 # dvc calls `python` and its queue calls `dvc`, both by name.
@@ -20,6 +20,9 @@ repro: .venv/runtime ## Run the pipeline: what is up to date is not run again
 guidance: .venv/runtime ## Run pipelines/guidance: what is up to date is not run again
 	@cd pipelines/guidance && PYTHONPATH=../.. python -m stages.preflight && dvc repro
 
+points: .venv/runtime ## Run pipelines/points, for a file of your own: what is up to date is not run again
+	@cd pipelines/points && PYTHONPATH=../.. python -m stages.preflight && dvc repro
+
 test: .venv/dev ## Pass the tests
 	@python -m pytest -n 3 --dist loadfile
 
@@ -28,7 +31,7 @@ lint: .venv/dev ## Check format, style and types
 	@ruff check .
 	@mypy
 
-verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit; PIPELINE=guidance
+verify: .venv/runtime ## Prove, in a temporary clone, that HEAD's results come out bit for bit; PIPELINE=guidance, PIPELINE=points
 	@.ci/verify $(PIPELINE)
 
 seeds: .venv/runtime ## Measure how much every metric varies over seeds: benchmarks/seeds.json

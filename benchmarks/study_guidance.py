@@ -377,8 +377,8 @@ def shown(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 def scales_table(study: Study, results: Results) -> str:
     """The flow with classifier-free guidance, as Markdown."""
     lines = [
-        "| class | scale | denoiser | to conditional | to tilted | from tilted | none to tilted |"
-        " entropy (tilted's) | wrong classes (tilted's) | outside |",
+        "| class | scale | denoiser | to conditional | to tilted | from tilted (median) |"
+        " none to tilted | entropy (tilted's) | wrong classes (tilted's) | outside |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in study.classes:
@@ -389,7 +389,8 @@ def scales_table(study: Study, results: Results) -> str:
                 if not mine:
                     continue
                 values = (
-                    *(shown(mine, key) for key in ("to_conditional", "to_tilted", "from_tilted")),
+                    *(shown(mine, key) for key in ("to_conditional", "to_tilted")),
+                    f"{shown(mine, 'from_tilted')} ({shown(mine, 'from_tilted_median')})",
                     shown(tilted[:1], "conditional_to_tilted"),
                     f"{shown(mine, 'entropy')} ({shown(tilted[:1], 'entropy')})",
                     f"{shown(mine, 'wrong_class')} ({shown(tilted[:1], 'wrong_class')})",
@@ -415,6 +416,28 @@ def kinds_table(study: Study, results: Results) -> str:
             rows = found(study, results, name, scale=_SCALE, kind=kind, method=method)
             values = [shown(part, key) for key in ("to_tilted", "to_conditional") for part in rows]
             lines.append(f"| {name} | {kind} | {method} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def drawn_table(study: Study, results: Results) -> str:
+    """What is known of the samples of stochastic samplers, as Markdown."""
+    keys = ("bias", "energy_to_tilted", "energy_to_conditional", "log_density", "strays")
+    lines = [
+        "| class | guidance | sampler | denoiser | entropy (tilted's) | its bias |"
+        " energy distance to tilted | to conditional | log density minus truth | strays |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in study.classes:
+        itself = found(study, results, name, scale=_SCALE, kind="tilted")
+        every = found(study, results, name, scale=_SCALE)
+        pairs = {(row["kind"], row["method"]) for part in every for row in part if "bias" in row}
+        for kind, method in sorted(pairs, reverse=True):
+            rows = found(study, results, name, scale=_SCALE, kind=kind, method=method)
+            for who, mine, tilted in zip(("exact", "network"), rows, itself, strict=True):
+                if mine:
+                    entropy = f"{shown(mine, 'entropy')} ({shown(tilted[:1], 'entropy')})"
+                    values = (entropy, *(shown(mine, key) for key in keys))
+                    lines.append(f"| {name} | {kind} | {method} | {who} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -547,7 +570,7 @@ def _panels(
     return panels
 
 
-TABLES = (scales_table, kinds_table, networks_table)
+TABLES = (scales_table, kinds_table, drawn_table, networks_table)
 
 if __name__ == "__main__":
     run_study(__doc__, FULL, TRIAL, measure, present)

@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import sklearn.datasets as sklearn
 import torch
 from conftest import shipped
 from torch import Tensor
@@ -164,7 +165,6 @@ def assert_same_distribution(ours: Tensor, theirs: np.ndarray) -> None:
 
 
 def test_scikit_learns_generators_have_the_same_distribution() -> None:
-    sklearn = pytest.importorskip("sklearn.datasets")
     n, noise = 20_000, 0.1
     generator = stream(0, "sklearn")
     moons, labels = sklearn.make_moons(n, noise=noise, random_state=0)

@@ -300,6 +300,12 @@ def test_the_tables_of_the_studies_are_those_that_are_printed(
     assert f"\n{study_spacings.table(results)}\n" in text_of("docs/samplers.md")
 
 
+def test_the_gap_of_the_example_is_the_one_that_was_measured() -> None:
+    measured = json.loads(text_of("pipelines/points/reports/metrics.json"))
+    value, se = (measured["likelihood"]["gap"][name] for name in ("value", "se"))
+    assert f"For the example it is {value:.3f} ± {se:.3f} nats." in text_of("docs/data.md")
+
+
 def test_the_table_of_the_ablation_is_the_one_that_is_printed() -> None:
     table = ablation.table(ablation.FULL, Results.read(ROOT / ablation.FULL.file))
     assert f"\n{table}\n" in text_of("docs/training.md")
