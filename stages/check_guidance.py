@@ -21,11 +21,6 @@ def main() -> None:
             "train.drop_label is missing but guidance needs a network with labels; add it, such as"
             " drop_label: 0.2, to params.yaml"
         )
-    if not 0 < params.train.drop_label < 1:
-        raise UserError(
-            f"train.drop_label is {params.train.drop_label:g} but should be above 0 and below 1,"
-            " so that the network sees labels and learns the null label; change it in params.yaml"
-        )
     dataset = known_dataset(params)
     require_terminal_signal(check_training(params), "guidance")
     if not PREDICTIONS[params.prediction].regular:

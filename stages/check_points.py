@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from ddpm.core.errors import UserError
 from ddpm.core.params import PointsParams
 from ddpm.core.settings import choose, validate_sections
@@ -37,11 +39,18 @@ def main() -> None:
             f"prediction is {params.prediction} but likelihoods are computed at t = 0, where only"
             " eps and v are finite; change prediction in params.yaml"
         )
-    n, data = len(read_point_file(Path(source.path)).points), params.data
+    points = read_point_file(Path(source.path)).points
+    n, data = len(points), params.data
     if data.n_train + data.n_test > n:
         raise UserError(
             f"{source.path} has {n} points but data.n_train is {data.n_train} and data.n_test"
             f" {data.n_test}; lower them in params.yaml, to {n - n // 5} and {n // 5} for example"
+        )
+    copies = n - len(np.unique(points, axis=0))
+    if copies:
+        print(
+            f"note: {copies} of {n} points are copies of others, so that held-out points may be"
+            " among the training points; then likelihoods say little"
         )
     write_text(PARAMS_OK, "params.yaml is valid\n")
 

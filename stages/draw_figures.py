@@ -150,8 +150,8 @@ def _few_evaluations(keys: list[str]) -> list[list[str]]:
 def _sample_caption(metrics: dict[str, Any]) -> str:
     energy, rms = metrics["samples"]["energy_distance"], metrics["samples"]["curve_rms"]
     return (
-        f"energy distance {energy['value']:.5f} (true sets: {energy['floor']:.5f} ±"
-        f" {energy['se']:.5f});  RMS distance to the curve {rms['value']:.4f}"
+        f"energy distance {energy['value']:.5f} ± {energy['se']:.5f} (true sets:"
+        f" {energy['floor']:.5f});  RMS distance to the curve {rms['value']:.4f}"
         f" (true points: {rms['truth']:.4f})"
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ddpm.core.params import PointsParams
-from ddpm.networks.model_file import load_model
+from ddpm.networks.model_file import TrainedModel, load_model
 from ddpm.plots.points import Cloud, points_and_density
 from ddpm.plots.style import MODEL as MODEL_COLOR
 from ddpm.plots.style import TRUTH, save
@@ -37,9 +37,9 @@ def main() -> None:
     settings = load_params(kind=PointsParams).measure_points
     model = load_model(MODEL)
     refuse_other_points(model.description.data_sha256, MODEL, TRAIN)
-    classes = model.source.classes
+    classes = model.classes
     train, test, samples = (
-        _read(path, stage, max(1, len(classes)))
+        _read(path, stage, model)
         for path, stage in (
             (TRAIN, "generate_points"),
             (TEST, "generate_points"),
@@ -81,15 +81,17 @@ def main() -> None:
 def _caption(metrics: dict[str, Any]) -> str:
     energy, gap = metrics["samples"]["energy_distance"], metrics["likelihood"]["gap"]
     return (
-        f"energy distance {energy.value:.5f} (held-out sets: {energy.floor:.5f} ± {energy.se:.5f});"
+        f"energy distance {energy.value:.5f} ± {energy.se:.5f} (held-out sets: {energy.floor:.5f});"
         f"  held-out points are {gap.value:.3f} ± {gap.se:.3f} nats less likely than training ones"
     )
 
 
-def _read(path: Path, stage: str, classes: int) -> Labelled:
+def _read(path: Path, stage: str, model: TrainedModel) -> Labelled:
+    """Points, and their labels if the network has learned them."""
     points = torch.from_numpy(read_points(path, stage=stage)).double()
-    labels = read_labels(path, stage=stage, n=len(points), classes=classes)
-    return Labelled(points, torch.from_numpy(labels))
+    classes = max(1, len(model.source.classes))
+    labels = torch.from_numpy(read_labels(path, stage=stage, n=len(points), classes=classes))
+    return Labelled(points, labels if model.classes else torch.zeros_like(labels))
 
 
 if __name__ == "__main__":

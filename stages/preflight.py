@@ -12,7 +12,8 @@ import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # type: ignore[import-untyped]
 from voluptuous import Invalid
 
-from ddpm.core.params import TrainingParams
+from ddpm.core.errors import UserError
+from ddpm.core.params import PointsParams, TrainingParams
 from stages.common.params import load_params
 from stages.common.run import reporting
 from stages.common.yaml_loader import load_yaml
@@ -25,7 +26,12 @@ _PARSERS: dict[Path, Callable[[str], object]] = {
 
 def main() -> None:
     """Refuse parameters that are not allowed, and move aside what is cut off."""
-    load_params(kind=TrainingParams)
+    params = load_params(kind=TrainingParams)
+    # dvc would only say that it does not exist.
+    if isinstance(params, PointsParams) and "file" in params.datasets:
+        path = params.datasets["file"].get("path")
+        if not Path(str(path)).exists():
+            raise UserError(f"{path} is missing; change datasets.file.path in params.yaml")
     for path, parse in _PARSERS.items():
         if path.exists() and not _is_complete(path, parse):
             aside = path.replace(path.with_name(f"{path.name}.broken"))

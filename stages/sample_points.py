@@ -22,13 +22,20 @@ def main() -> None:
     params = load_params(kind=PointsParams)
     settings, device = params.sample, device_of(params)
     model = load_model(MODEL, device)
-    schedule, classes = model.denoiser.schedule, len(model.source.classes)
+    schedule, classes = model.denoiser.schedule, len(model.classes)
     sampler = sampler_of(params, schedule)
     times = sampling_times(settings.spacing, schedule, settings.steps)
     points = torch.from_numpy(read_points(TRAIN, stage="generate_points", n=params.data.n_train))
     labels = torch.from_numpy(
-        read_labels(TRAIN, stage="generate_points", n=len(points), classes=max(1, classes))
+        read_labels(
+            TRAIN,
+            stage="generate_points",
+            n=len(points),
+            classes=max(1, len(model.source.classes)),
+        )
     )
+    if not classes:
+        labels = torch.zeros_like(labels)
     chosen = torch.randint(
         len(labels), (settings.n,), generator=stream(model.seed, "sample/labels")
     )
@@ -45,18 +52,23 @@ def main() -> None:
             times,
             n=int(mine.sum()),
             block=settings.block,
-            # Noise of its own for each label.
-            seed=model.seed + label,
+            seed=_seed_of(model.seed, label),
             device=device,
             clean=model.scaling.to_model(points[labels == label]),
         ).x
     if not bool(samples.isfinite().all()):
         raise UserError(
-            "sampling gave values that are not finite; change prediction to v, the sampler, or"
+            "sampling gave values that are not finite; lower sample.scale, or change sampler or"
             " schedule in params.yaml"
         )
     write_array(SAMPLES, model.scaling.to_data(samples).numpy())
     write_array(labels_of(SAMPLES), sampled_labels.numpy())
+
+
+def _seed_of(seed: int, label: int) -> int:
+    """Seed of the noise of one label."""
+    generator = stream(seed, f"sample/label/{label}")
+    return int(torch.randint(2**62, (), generator=generator))
 
 
 if __name__ == "__main__":

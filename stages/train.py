@@ -42,12 +42,13 @@ def train_model(params: TrainingParams, model: Path) -> list[Record]:
     device = device_of(params)
     refuse_eps_without_signal(params)
     task = task_of(params)
-    stage = "generate_labelled" if task.labels else "generate"
+    stage = _source_of_points(params, task.labels is not None)
     points = torch.from_numpy(read_points(TRAIN, stage=stage, n=params.data.n_train))
     test_points = torch.from_numpy(read_points(TEST, stage=stage, n=params.data.n_test))
     classes = task.labels.classes if task.labels else 0
     labels, test_labels = (
-        _labels(path, n, classes) for path, n in ((TRAIN, len(points)), (TEST, len(test_points)))
+        _labels(path, stage, n, classes)
+        for path, n in ((TRAIN, len(points)), (TEST, len(test_points)))
     )
     scaling = Scaling.from_points(points)
     network_settings = select(params, "network", NETWORKS)
@@ -96,11 +97,18 @@ def train_model(params: TrainingParams, model: Path) -> list[Record]:
     return records
 
 
-def _labels(points: Path, n: int, classes: int) -> Tensor | None:
+def _source_of_points(params: TrainingParams, labelled: bool) -> str:
+    """The stage that makes the points."""
+    if params.dataset == "file":
+        return "generate_points"
+    return "generate_labelled" if labelled else "generate"
+
+
+def _labels(points: Path, stage: str, n: int, classes: int) -> Tensor | None:
     """Labels of the points of a file, if labels are used."""
     if not classes:
         return None
-    return torch.from_numpy(read_labels(points, stage="generate_labelled", n=n, classes=classes))
+    return torch.from_numpy(read_labels(points, stage=stage, n=n, classes=classes))
 
 
 def _named(name: str, settings: Settings) -> NamedSettings:

@@ -193,7 +193,10 @@ def test_one_network_with_two_labels_is_evaluated_in_one_doubled_batch() -> None
         ]
         expected = (2.5 * slopes[0] - 1.5 * slopes[1]).double()
         torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-4)
+        batches.clear()
         precise = denoiser.double().predict(x, 300.0)
+        assert batches == ([50] if guide is second[0] else [100])
+        assert networks[0].read_in.weight.dtype == torch.float32
         torch.testing.assert_close(precise, prediction, rtol=1e-4, atol=1e-4)
 
 

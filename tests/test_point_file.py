@@ -8,7 +8,9 @@ import pytest
 from ddpm.core.errors import UserError
 from stages.common.dataset import read_point_file
 
-POINTS = [[0.5, -1.0], [2.0, 1e-3], [-3.25, 4.0]]
+POINTS = [[0.5, -1.0], [2.0, 1e-3], [-3.25, 4.0]] * 4
+TEXT = "0.5,-1\n2,0.001\n-3.25,4\n" * 4
+LABELS = [1, 0, 1] * 4
 
 
 def written(folder: Path, content: str | list[list[float]], name: str = "") -> Path:
@@ -24,25 +26,28 @@ def written(folder: Path, content: str | list[list[float]], name: str = "") -> P
     "content",
     [
         POINTS,
-        "0.5,-1\n2,0.001\n-3.25,4\n",
-        "x,y\n0.5,-1\n2,1e-3\n-3.25,4",
-        "\ufeffx, y\r\n0.5, -1\r\n\r\n2, 0.001\r\n-3.25, 4.0\r\n",
+        TEXT,
+        "x,y\n" + TEXT.strip(),
+        "\ufeffx , y\r\n" + TEXT.replace("\n", "\r\n").replace(",", ", ") + "  \r\n",
     ],
 )
 def test_points_without_labels(content: str | list[list[float]], tmp_path: Path) -> None:
     points, labels, classes = read_point_file(written(tmp_path, content))
     assert points.tolist() == POINTS
     assert points.dtype == np.float64
-    assert labels.tolist() == [0, 0, 0]
+    assert labels.tolist() == [0] * 12
     assert classes == ()
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ([[*POINTS[0], 7], [*POINTS[1], 3], [*POINTS[2], 7]], ("3", "7")),
-        ("x,y,kind\n0.5,-1,red fox\n2,0.001,hen\n-3.25,4,red fox\n", ("hen", "red fox")),
-        ("0.5,-1,7\n2,0.001,3\n-3.25,4,7\n", ("3", "7")),
+        ([[*point, 3 + 4 * k] for point, k in zip(POINTS, LABELS, strict=True)], ("3", "7")),
+        (
+            "x,y,kind\n" + "0.5,-1,red fox \n2,0.001,hen\n-3.25,4,red fox\n" * 4,
+            ("hen", "red fox"),
+        ),
+        ("0.5,-1,7\n2,0.001,3\n-3.25,4,7\n" * 4, ("3", "7")),
     ],
 )
 def test_a_third_column_holds_labels(
@@ -50,7 +55,7 @@ def test_a_third_column_holds_labels(
 ) -> None:
     points, labels, classes = read_point_file(written(tmp_path, content))
     assert points.tolist() == POINTS
-    assert labels.tolist() == [1, 0, 1]
+    assert labels.tolist() == LABELS
     assert labels.dtype == np.int64
     assert classes == expected
 
@@ -59,18 +64,22 @@ def test_a_third_column_holds_labels(
     ("content", "message"),
     [
         ([[1.0]], r"it holds float64 \(1, 1\) but should hold numbers \(n, 2\) or \(n, 3\)"),
-        ([[1.0, 2.0]], "it has 1 points but should have at least 2"),
-        ([[1.0, 2.0], [3.0, float("nan")]], "its point 2 is not finite"),
-        ([[1.0, 2.0], [1e39, 0.0]], "its point 2 is not finite"),
+        ([[1.0, 2.0]], "it has 1 points but should have at least 10"),
+        ([*POINTS, [3.0, float("nan")]], "its point 13 is not finite"),
+        ([*POINTS, [1e39, 0.0]], "its point 13 is not finite"),
         ([[1.0, 2.0, 0.5], [3.0, 4.0, 1.0]], "its third column should hold labels"),
-        ("", "it has 0 points but should have at least 2"),
-        ("x,y\n", "it has 0 points but should have at least 2"),
+        ([[1.0, 2.0, float("inf")], [3.0, 4.0, 1.0]], "its third column should hold labels"),
+        ([[1.0, 2.0]] * 20, "its points are all the same, or so close together that float32"),
+        ([[5e6 + x, y] for x, y in POINTS], "its points are all the same, or so close together"),
+        ("", "it has 0 points but should have at least 10"),
+        ("x,y\n", "it has 0 points but should have at least 10"),
+        (",x,y\n0,1,2\n1,3,4\n", "its first line names one column '': leave out an index"),
         ("1,2\n3\n", "its line 2 is '3' but should have two numbers"),
         ("x,y\n1,2\n3,four\n", "its line 3 is '3,four' but should have two numbers"),
         ("1,2,3,4\n", "its line 1 is '1,2,3,4' but should have two numbers"),
         ("1,2,a\n3,4,\n", "its line 2 is '3,4,' but should have two numbers"),
         ("1;2\n3;4\n", "its line 2 is '3;4' but should have two numbers"),
-        ("1,inf\n3,4\n", "its point 1 is not finite"),
+        ("1,inf\n" + TEXT, "its point 1 is not finite"),
         ("\n".join(f"1,{k},{k / 7}" for k in range(101)), "101 different values but should hold"),
     ],
 )

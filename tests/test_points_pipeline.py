@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, X86_64_LINUX, run, write_params
+import torch
+from conftest import ROOT, X86_64_LINUX, inside, run, write_params
 from dvc_project import Project
 from test_guidance_pipeline import small as small_guidance
 from test_pipeline import dependency_of, files_in, is_code, modules_of, paths
@@ -17,7 +18,9 @@ from ddpm.core.errors import UserError
 from ddpm.core.params import PointsParams, TrainingParams
 from ddpm.networks.model_file import load_model
 from ddpm.reference.model_under_test import load_model_under_test
-from stages.common.files import write_text
+from ddpm.studies.held_out import Labelled, held_out_likelihood
+from stages import preflight
+from stages.common.files import _plain, write_text
 from stages.common.outputs import completing
 from stages.common.params import load_params
 from stages.common.paths import MODEL
@@ -52,13 +55,18 @@ def with_points(folder: Path, *, labels: bool = True, n: int = 450) -> Path:
     """Write points of two Gaussians, with the label of each or without."""
     random = np.random.default_rng(0)
     kinds = random.integers(2, size=n)
-    points = random.normal(0, 0.1, (n, 2)) + 2 * kinds[:, None]
+    # Far from the origin, so that data units cannot be taken for model units.
+    points = random.normal(0, 0.1, (n, 2)) + 2 * kinds[:, None] + (50, -30)
     rows = [
         f"{x:.4f},{y:.4f}" + f",{'ab'[k]}" * labels for (x, y), k in zip(points, kinds, strict=True)
     ]
     path = folder / "points.csv"
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
+
+
+# Enough training to tell two labels apart.
+LEARNING = {"train.steps": 400, "train.warmup": 20, "sample.steps": 20}
 
 
 def outputs(stage: str) -> list[str]:
@@ -85,7 +93,7 @@ def test_every_stage_writes_what_it_declares_and_repeats_its_bits(
     labels: bool, tmp_path: Path
 ) -> None:
     with_points(tmp_path, labels=labels)
-    write_params(tmp_path, small(**{"sample.scale": 1.5}))
+    write_params(tmp_path, small(**LEARNING, **{"sample.scale": 1.5}))
     before = set(files_in(tmp_path))
     for stage in STAGES:
         run(stage, tmp_path)
@@ -108,11 +116,23 @@ def test_every_stage_writes_what_it_declares_and_repeats_its_bits(
     chosen = {tuple(point) for point in np.concatenate([train, test]).tolist()}
     assert len(chosen) == 400
     assert chosen < {tuple(point) for point in table.tolist()}
-    for name, points in (("train", train), ("samples", samples)):
+    model = load_model(tmp_path / MODEL)
+    sets = {}
+    for name, points in (("train", train), ("test", test), ("samples", samples)):
         kinds = np.load(tmp_path / f"data/{name}_labels.npy")
         assert len(kinds) == len(points)
-        assert set(kinds.tolist()) == ({0, 1} if labels else {0})
-    model = load_model(tmp_path / MODEL)
+        # The labels of the two Gaussians are those of their points.
+        expected = (points[:, 0] > 51) if labels else np.zeros(len(points))
+        assert np.mean(kinds == expected) > (0.8 if name == "samples" else 0.999)
+        sets[name] = Labelled(torch.from_numpy(points).double(), torch.from_numpy(kinds))
+    assert np.abs(samples.mean(0) - train.mean(0)).max() < 0.5
+    again = held_out_likelihood(model, sets["train"], sets["test"], n=40, tolerance=0.01)
+    assert metrics["likelihood"] == json.loads(json.dumps(_plain(again)))
+    if labels:
+        unguided = samples
+        write_params(tmp_path, small(**LEARNING))
+        run("sample_points", tmp_path)
+        assert np.abs(np.load(tmp_path / "data/samples.npy") - unguided).max() > 1e-3
     assert model.source.classes == (("a", "b") if labels else ())
     with pytest.raises(UserError, match=r"trained on points of points\.csv, whose distribution"):
         load_model_under_test(tmp_path / MODEL)
@@ -136,6 +156,8 @@ def test_every_stage_writes_what_it_declares_and_repeats_its_bits(
         ({"sample.spacing": "optimised_model"}, "sample.spacing is 'optimised_model' but should"),
         ({"sample.scale": float("nan")}, "sample.scale is nan but should be a finite number"),
         ({"sampler": "euler"}, "sampler is 'euler' but should be one of"),
+        ({"train.drop_label": 0}, "train.drop_label is 0 but should be above 0 and below 1"),
+        ({"train.drop_label": 1}, "train.drop_label is 1 but should be above 0 and below 1"),
     ],
 )
 def test_invalid_input_gets_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -144,6 +166,47 @@ def test_invalid_input_gets_one_line(changes: dict[str, Any], message: str, tmp_
     with pytest.raises(UserError, match=message) as refused:
         run("check_points", tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_a_file_with_labels_that_are_not_shown_to_the_network_is_one_without(
+    tmp_path: Path,
+) -> None:
+    with_points(tmp_path)
+    write_params(tmp_path, small(**{"train.drop_label": None}))
+    for stage in STAGES:
+        run(stage, tmp_path)
+    assert "classes" not in json.loads((tmp_path / "reports/metrics.json").read_text())
+    assert not np.load(tmp_path / "data/samples_labels.npy").any()
+
+
+def test_a_label_with_few_points_is_refused_before_training(tmp_path: Path) -> None:
+    path = with_points(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines[:-2], "50,-30,rare", "51,-29,rare"]), encoding="utf-8")
+    write_params(tmp_path, small())
+    message = r"label 'rare' of points\.csv has [0-2] points among those for training but should"
+    with pytest.raises(UserError, match=message):
+        run("generate_points", tmp_path)
+
+
+def test_copies_of_points_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = with_points(tmp_path)
+    write_params(tmp_path, small())
+    run("check_points", tmp_path)
+    assert "note" not in capsys.readouterr().out
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines[:-3], *lines[:3]]), encoding="utf-8")
+    run("check_points", tmp_path)
+    assert "note: 3 of 450 points are copies of others" in capsys.readouterr().out
+
+
+def test_a_missing_file_is_named_before_dvc_starts(tmp_path: Path) -> None:
+    write_params(tmp_path, small())
+    with (
+        inside(tmp_path),
+        pytest.raises(UserError, match=r"points\.csv is missing; change dataset"),
+    ):
+        preflight.main()
 
 
 def test_other_pipelines_name_this_one_for_a_file(tmp_path: Path) -> None:

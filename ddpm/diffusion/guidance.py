@@ -19,16 +19,17 @@ References:
     Bradley & Nakkiran 2024 (not the tilted distribution), https://arxiv.org/abs/2408.09000
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ddpm.core.errors import UserError
@@ -70,7 +71,15 @@ class Guided:
 
     def double(self) -> "Guided":
         """Return the same in float64."""
-        return replace(self, main=self.main.double(), guide=self.guide.double())
+        if self._both is None:
+            return replace(self, main=self.main.double(), guide=self.guide.double())
+        # Copied together, so that they still are one network.
+        networks = copy.deepcopy([self.main.function, self.guide.function])
+        main, guide = (
+            replace(denoiser, function=cast(nn.Module, network).double(), precision=torch.float64)
+            for denoiser, network in zip((self.main, self.guide), networks, strict=True)
+        )
+        return replace(self, main=main, guide=guide)
 
     @property
     def _both(self) -> Denoiser | None:

@@ -110,6 +110,11 @@ class TrainedModel:
             )
         return self.source
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels that the network has learned; empty if it has none."""
+        return self.source.classes if self.description.train.drop_label is not None else ()
+
     def given(self, label: int | None) -> Denoiser:
         """Return the denoiser for one label; None is the null label, all of the data.
 

@@ -47,9 +47,8 @@ class Network(nn.Module, ABC):
 
         The first half of a batch gets the label of this one, and the second half that of the other.
         """
-        if not isinstance(other, Network) or next(self.parameters()) is not next(
-            other.parameters()
-        ):
+        # Both share their weights if they come from `given`.
+        if not isinstance(other, Network) or other._modules is not self._modules:
             return None
         network = copy.copy(self)
         network.labels = (*self.labels, *other.labels)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
@@ -56,16 +57,21 @@ def points_and_density(
                 color=_COLORS[label % len(_COLORS)] if classes else cloud.color,
                 markersize=2.4,
                 markeredgewidth=0,
-                label=classes[label] if classes else None,
             )
-        axes.set_title(f"{cloud.title}: {len(cloud.points):,}")
+        beyond = (cloud.points < (x[0], y[0])) | (cloud.points > (x[-1], y[-1]))
+        outside = int(beyond.any(axis=1).sum())
+        title = f"{cloud.title}: {len(cloud.points):,}"
+        axes.set_title(title + f", {outside:,} outside" * bool(outside))
     if 0 < len(classes) <= _NAMED:
-        panels[0].legend(markerscale=4, handletextpad=0.1, borderaxespad=0)
+        # Not as formulas; and a leading underscore would hide a name.
+        names = [name.replace("$", r"\$") for name in classes]
+        panels[0].legend(panels[0].lines, names, markerscale=4, handletextpad=0.1, borderaxespad=0)
     image = panels[2].pcolormesh(
         x,
         y,
         log_density,
-        cmap="magma",
+        # Few colours, so that enough of the file's palette are left for the labels.
+        cmap=mpl.colormaps["magma"].resampled(32),
         vmax=log_density.max(),
         vmin=log_density.max() - _RANGE,
         shading="nearest",

@@ -70,6 +70,9 @@ class SampledNats(NamedTuple):
 class DrawnNats(NamedTuple):
     """How far samples of a stochastic sampler, whose density is not known, are from both.
 
+    Standard errors take the values at different points to be independent. Distances to nearest
+    neighbours are not quite: for 1,000 normal points the errors are a tenth too small.
+
     Attributes:
         to_conditional: KL(q || conditional), with the entropy of q estimated from neighbours.
         to_tilted: KL(q || tilted), likewise.
@@ -77,7 +80,7 @@ class DrawnNats(NamedTuple):
             tilted distribution is subtracted.
         bias: That bias.
         log_density: Mean log density under the conditional distribution, with each value cut at
-            -30, minus its mean over true points of the class.
+            -30, minus the mean over 20,000 true points of the class, whose error is not included.
         strays: Fraction less likely under the conditional than any of 20,000 true points.
         energy_to_conditional: Energy distance to points of the conditional distribution.
         energy_to_tilted: Energy distance to points of the tilted distribution.

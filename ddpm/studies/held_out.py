@@ -71,7 +71,7 @@ def held_out_likelihood(
 
 def denoiser_of(model: TrainedModel, label: int) -> Denoiser:
     """Denoiser of a label, or of everything if the model has none."""
-    return model.given(label) if model.source.classes else model.denoiser
+    return model.given(label) if model.classes else model.denoiser
 
 
 def held_out_distances(

@@ -13,6 +13,9 @@ from ddpm.data.datasets import DATASETS, Dataset
 from ddpm.data.point_file import SOURCES, PointFile
 from stages.common.params import select
 
+_MIN_POINTS = 10
+# Largest error of rounding to float32, as a part of the standard deviation.
+_MAX_ROUNDING = 1e-3
 # More different values than this are measurements and no labels.
 _MAX_CLASSES = 100
 
@@ -64,13 +67,19 @@ def read_point_file(path: Path) -> PointTable:
         if path.suffix not in {".npy", ".csv"}:
             raise ValueError("it should be a .npy or a .csv file")
         points, labels = _read_npy(path) if path.suffix == ".npy" else _read_csv(path)
-        if len(points) < 2:
-            raise ValueError(f"it has {len(points)} points but should have at least 2")
+        if len(points) < _MIN_POINTS:
+            raise ValueError(f"it has {len(points)} points but should have at least {_MIN_POINTS}")
         # The networks compute with float32.
         with np.errstate(over="ignore"):
-            unusable = ~np.isfinite(points.astype(np.float32)).all(1)
+            rounded = points.astype(np.float32)
+        unusable = ~np.isfinite(rounded).all(1)
         if unusable.any():
             raise ValueError(f"its point {unusable.argmax() + 1} is not finite")
+        if not np.abs(rounded - points).max() < _MAX_ROUNDING * points.std(0).max():
+            raise ValueError(
+                "its points are all the same, or so close together that float32 cannot tell them"
+                " apart: subtract their mean"
+            )
         if labels is None:
             return PointTable(points, np.zeros(len(points), dtype=np.int64), ())
         names, numbers = np.unique(labels, return_inverse=True)
@@ -95,7 +104,7 @@ def _read_npy(path: Path) -> Columns:
     points = array[:, :2].astype(np.float64)
     if array.shape[1] == 2:
         return points, None
-    if not np.equal(array[:, 2], np.round(array[:, 2])).all():
+    if not (np.equal(array[:, 2], np.round(array[:, 2])) & (np.abs(array[:, 2]) < 2**31)).all():
         raise ValueError("its third column should hold labels, which are whole numbers here")
     return points, array[:, 2].astype(np.int64)
 
@@ -103,9 +112,12 @@ def _read_npy(path: Path) -> Columns:
 def _read_csv(path: Path) -> Columns:
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, skipinitialspace=True)
-        rows = [(lines.line_num, row) for row in lines if row]
+        stripped = ((lines.line_num, [cell.strip() for cell in row]) for row in lines)
+        rows = [(line, row) for line, row in stripped if any(row)]
     if rows and not any(map(_is_number, rows[0][1][:2])):
-        del rows[0]
+        _, names = rows.pop(0)
+        if "" in names:
+            raise ValueError("its first line names one column '': leave out an index of the rows")
     columns = len(rows[0][1]) if rows else 2
     for line, row in rows:
         complete = len(row) == columns and columns in {2, 3} and "" not in row

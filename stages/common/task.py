@@ -41,4 +41,9 @@ def labels_of(params: TrainingParams) -> Labels | None:
             f"train.drop_label is {drop:g} but dataset {params.dataset} has no labels; remove"
             f" train.drop_label from params.yaml, or change dataset to one of {labelled}"
         )
+    if not 0 < drop < 1:
+        raise UserError(
+            f"train.drop_label is {drop:g} but should be above 0 and below 1, so that the network"
+            " sees labels and learns the null label; change it in params.yaml"
+        )
     return Labels(len(classes), drop)

@@ -1,0 +1,102 @@
+"""Fitting a sampler with few steps: times and coefficients that minimise KL(sampler || truth).
+
+The search descends as that of `ddpm.studies.optimised_spacings` does, by natural gradient: with v
+the log-ratio at each point, the matrix E[dv dv'] is the Fisher information of the output about the
+variables. Near a fold v has steep slopes at single points; their weight in the matrix is bounded,
+and the gradient is that of the objective itself.
+
+References:
+    Shaul et al. 2024 (bespoke non-stationary solvers), https://arxiv.org/abs/2403.01329
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from tqdm import tqdm
+
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.schedule import Schedule
+from ddpm.reference.model_under_test import ModelUnderTest
+from ddpm.sampling.bespoke import BespokeSolver
+from ddpm.studies.optimised_spacings import Evaluation, divergence_from_truth, solve_linear
+
+_INCREMENT = 1e-5
+# A point whose slopes are larger than this has less weight in the Fisher information.
+_STEEP = 50.0
+# Largest number of dampings that are tried in one iteration, and factor between them.
+_MAX_TRIES, _FACTOR = 14, 4.0
+# Largest change of a variable in one iteration.
+_MAX_MOVE = 1.0
+# Stop when an iteration reduces the objective by less than this fraction.
+_MIN_GAIN = 1e-3
+
+
+def fit_bespoke(
+    model: ModelUnderTest, denoiser: Denoiser, start: BespokeSolver, *, n: int, iterations: int
+) -> BespokeSolver:
+    """Fit all times but the first, which is T, and all coefficients.
+
+    Args:
+        model: Supplies the exact density of the data, which must have noise.
+        denoiser: The denoiser that the solver is for.
+        start: Where the search begins, such as `BespokeSolver.like(ddpm.UniPC(), ...)`.
+        n: Number of points x_T; there are N (N + 5) / 2 - 1 variables for N steps.
+        iterations: Largest number of iterations.
+    """
+    schedule, denoiser = model.schedule, denoiser.double()
+
+    def evaluate(variables: Sequence[float]) -> Evaluation:
+        solver = _solver(schedule, variables, len(start.times))
+        return divergence_from_truth(model, solver, denoiser, n=n)(solver.times)
+
+    variables = _variables(schedule, start)
+    current, damping = evaluate(variables), 1e-2
+    bar = tqdm(range(iterations), desc="fit", unit="iteration", disable=None)
+    for _ in bar:
+        moved = [
+            evaluate([value + _INCREMENT * (j == k) for j, value in enumerate(variables)])
+            for k in range(len(variables))
+        ]
+        slopes = torch.stack([one.residuals - current.residuals for one in moved], dim=1)
+        slopes = slopes / _INCREMENT
+        gradient = [(one.error - current.error) / _INCREMENT for one in moved]
+        weights = 1 / (1 + slopes.square().sum(1, keepdim=True) / _STEEP**2)
+        information = ((weights * slopes).T @ slopes / n).tolist()
+        before = current.error
+        for _ in range(_MAX_TRIES):
+            damped = [
+                [value * (1 + damping * (i == j)) + 1e-9 * (i == j) for j, value in enumerate(row)]
+                for i, row in enumerate(information)
+            ]
+            step = [max(-_MAX_MOVE, min(_MAX_MOVE, x)) for x in solve_linear(damped, gradient)]
+            candidate = [value - change for value, change in zip(variables, step, strict=True)]
+            new = evaluate(candidate)
+            if new.error < before:
+                break
+            damping *= _FACTOR
+        else:
+            break
+        variables, current, damping = candidate, new, damping / _FACTOR
+        bar.set_postfix(objective=f"{current.error:.4f}")
+        if before - current.error < _MIN_GAIN * abs(before):
+            break
+    return _solver(schedule, variables, len(start.times))
+
+
+def _variables(schedule: Schedule, solver: BespokeSolver) -> list[float]:
+    """Logarithms of the strides in log SNR, and the coefficients."""
+    log_snrs = [schedule.log_snr_at(t) for t in solver.times]
+    strides = [math.log(b - a) for a, b in itertools.pairwise(log_snrs)]
+    return [*strides, *itertools.chain.from_iterable(solver.coefficients)]
+
+
+def _solver(schedule: Schedule, variables: Sequence[float], steps: int) -> BespokeSolver:
+    strides, values = variables[: steps - 1], iter(variables[steps - 1 :])
+    log_snrs = itertools.accumulate(
+        (math.exp(stride) for stride in strides), initial=schedule.log_snr_at(schedule.T)
+    )
+    times = [float(schedule.T), *map(schedule.time_of_log_snr, list(log_snrs)[1:])]
+    rows = [tuple(itertools.islice(values, k + 2)) for k in range(steps)]
+    return BespokeSolver(times=tuple(times), coefficients=tuple(rows))
