@@ -55,8 +55,9 @@ samplers: .venv/runtime ## Print the table of samplers, from reports/samplers.cs
 samplers-full: .venv/runtime ## Measure samplers and spacings in nats over ten seeds; continues where it was interrupted
 	@python -m benchmarks.study_samplers
 
-spacings-full: .venv/runtime ## Search the best times for few steps without a limit on time
+spacings-full: .venv/runtime ## Search the best times, and coefficients, for few steps without a limit on time
 	@python -m benchmarks.study_spacings
+	@python -m benchmarks.study_bespoke
 
 guidance-full: .venv/runtime ## Measure guidance in nats over ten seeds; continues where it was interrupted
 	@python -m benchmarks.study_guidance
