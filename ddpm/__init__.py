@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from ddpm.reference.distances import energy_distance as energy_distance
     from ddpm.reference.distances import sliced_wasserstein as sliced_wasserstein
     from ddpm.reference.distribution import ExactDistribution as ExactDistribution
+    from ddpm.sampling.bespoke import BespokeSolver as BespokeSolver
     from ddpm.sampling.loop import Trajectories as Trajectories
     from ddpm.sampling.loop import draw_samples as draw_samples
     from ddpm.sampling.loop import run_sampler as run_sampler
@@ -101,6 +102,7 @@ _MODULES = {
     "plots.style": ("animate",),
     "reference.distances": ("energy_distance", "sliced_wasserstein"),
     "reference.distribution": ("ExactDistribution",),
+    "sampling.bespoke": ("BespokeSolver",),
     "sampling.loop": ("Trajectories", "draw_samples", "run_sampler"),
     "sampling.multistep": ("DPMSolver2M", "DPMSolver3M", "DPMSolverSDE2M", "UniPC"),
     "sampling.one_step": ("DDIM", "DDPM", "ODE", "Heun"),
