@@ -29,6 +29,7 @@ from benchmarks import (
     libraries,
     libraries_table,
     metrics,
+    study_bespoke,
     study_datasets,
     study_generalisation,
     study_guidance,
@@ -296,8 +297,9 @@ def test_the_tables_of_the_studies_are_those_that_are_printed(
     for guidance_table in study_guidance.TABLES:
         printed = guidance_table(study_guidance.FULL, results)
         assert f"\n{printed}\n" in text_of("docs/guidance.md")
-    results = Results.read(study_spacings.FULL.file)
-    assert f"\n{study_spacings.table(results)}\n" in text_of("docs/samplers.md")
+    for study in (study_spacings, study_bespoke):
+        results = Results.read(study.FULL.file)
+        assert f"\n{study.table(results)}\n" in text_of("docs/samplers.md")
 
 
 def test_the_gap_of_the_example_is_the_one_that_was_measured() -> None:

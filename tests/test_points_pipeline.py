@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import ROOT, X86_64_LINUX, inside, run, write_params
 from dvc_project import Project
+from test_guidance_pipeline import outputs, require_folders_imported
 from test_guidance_pipeline import small as small_guidance
-from test_pipeline import dependency_of, files_in, is_code, modules_of, paths
+from test_pipeline import files_in
 
 from benchmarks.copies import SIZES, changed
 from ddpm.core.errors import UserError
@@ -69,21 +70,10 @@ def with_points(folder: Path, *, labels: bool = True, n: int = 450) -> Path:
 LEARNING = {"train.steps": 400, "train.warmup": 20, "sample.steps": 20}
 
 
-def outputs(stage: str) -> list[str]:
-    kinds = (STAGES[stage].get(kind, []) for kind in ("outs", "metrics", "plots"))
-    return [path for kind in kinds for path in paths(kind)]
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_folders_it_imports(stage: str) -> None:
     entry = STAGES[stage]
-    assert entry["cmd"] == f"PYTHONPATH=../.. python -m stages.{stage}"
-    modules = modules_of(ROOT / "stages" / f"{stage}.py", set())
-    needed = {dependency_of(module) for module in modules} - {"ddpm/studies"}
-    code = [path.removeprefix("../../") for path in entry["deps"]]
-    assert sorted(path for path in code if is_code(path)) == sorted(needed)
-    assert "../../requirements.txt" in entry["deps"]
-    assert stage == "check_points" or "data/params.ok" in entry["deps"]
+    require_folders_imported(stage, entry)
     reads_file = stage in {"check_points", "generate_points", "train"}
     assert ("${datasets.file.path}" in entry["deps"]) == reads_file
 
@@ -98,7 +88,7 @@ def test_every_stage_writes_what_it_declares_and_repeats_its_bits(
     for stage in STAGES:
         run(stage, tmp_path)
         new = {path for path in files_in(tmp_path) if not path.startswith("checkpoints")}
-        assert sorted(new - before) == sorted(outputs(stage)), stage
+        assert sorted(new - before) == sorted(outputs(STAGES[stage])), stage
         before = new
     written = files_in(tmp_path)
     for stage in ("generate_points", "sample_points", "measure_points"):
