@@ -183,10 +183,13 @@ def draw_samples(
     if clean is not None:
         clean = clean[:_MAX_CLEAN].float().to(device)
         sampler = sampler.prepared(denoiser, times, clean, seed=seed)
+    # One tensor for all: thousands of small ones, kept between the buffers of the blocks, would break
+    # the memory into pieces that cannot be used again.
+    points = torch.empty(n, 2)
     progress = tqdm(total=len(starts) * (len(times) + 1), desc="sample", unit="step", disable=None)
 
     @torch.no_grad()
-    def sample_block(start: int) -> SamplingResult:
+    def sample_block(start: int) -> int:
         generator = stream(seed, f"sample/{start}", device)
         x_T = torch.randn(min(block, n - start), 2, generator=generator, device=device)
         record = trajectories.observer(start) if trajectories else None
@@ -196,9 +199,12 @@ def draw_samples(
                 record(t, x_t, x0_hat)
             progress.update()
 
-        return run_sampler(sampler, denoiser, x_T, times, generator=generator, observe=observe)
+        x, evaluations = run_sampler(
+            sampler, denoiser, x_T, times, generator=generator, observe=observe
+        )
+        points[start : start + block] = x
+        return evaluations
 
     with progress:
-        results = in_parallel(sample_block, starts, device)
-    points = torch.cat([result.x.cpu() for result in results])
-    return SamplingResult(points, max(result.evaluations for result in results))
+        evaluations = in_parallel(sample_block, starts, device)
+    return SamplingResult(points, max(evaluations))
