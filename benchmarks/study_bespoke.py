@@ -50,7 +50,7 @@ class Study(NamedTuple):
     file: Path
 
 
-FULL = Study((5,), 16_000, 60, 32_768, _FILE)
+FULL = Study((5, 6, 8), 8000, 60, 32_768, _FILE)
 TRIAL = Study((5,), 100, 2, 200, CHECKPOINTS / _FILE.name)
 
 

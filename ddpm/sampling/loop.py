@@ -183,7 +183,7 @@ def draw_samples(
     if clean is not None:
         clean = clean[:_MAX_CLEAN].float().to(device)
         sampler = sampler.prepared(denoiser, times, clean, seed=seed)
-    # One tensor for all: thousands of small ones, kept between the buffers of the blocks, would break
+    # One tensor for all: thousands of small ones, between the buffers of the blocks, would break
     # the memory into pieces that cannot be used again.
     points = torch.empty(n, 2)
     progress = tqdm(total=len(starts) * (len(times) + 1), desc="sample", unit="step", disable=None)

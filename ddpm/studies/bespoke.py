@@ -2,8 +2,8 @@
 
 The search descends as that of `ddpm.studies.optimised_spacings` does, by natural gradient: with v
 the log-ratio at each point, the matrix E[dv dv'] is the Fisher information of the output about the
-variables. Near a fold v has steep slopes at single points; their weight in the matrix is bounded,
-and the gradient is that of the objective itself.
+variables. Near a fold v has steep slopes at single points; they are bounded in the matrix, and the
+gradient is that of the objective itself.
 
 References:
     Shaul et al. 2024 (bespoke non-stationary solvers), https://arxiv.org/abs/2403.01329
@@ -23,14 +23,17 @@ from ddpm.sampling.bespoke import BespokeSolver
 from ddpm.studies.optimised_spacings import Evaluation, divergence_from_truth, solve_linear
 
 _INCREMENT = 1e-5
-# A point whose slopes are larger than this has less weight in the Fisher information.
-_STEEP = 50.0
+# Largest slope in the Fisher information.
+_STEEPEST = 1e3
+# Added to the Fisher information. The estimate of x_0 at T is nearly the same everywhere, so that
+# its factors have next to none.
+_LEAST = 2e-4
 # Largest number of dampings that are tried in one iteration, and factor between them.
 _MAX_TRIES, _FACTOR = 14, 4.0
 # Largest change of a variable in one iteration.
 _MAX_MOVE = 1.0
 # Stop when an iteration reduces the objective by less than this fraction.
-_MIN_GAIN = 1e-3
+_MIN_GAIN = 2e-4
 
 
 def fit_bespoke(
@@ -60,14 +63,13 @@ def fit_bespoke(
             for k in range(len(variables))
         ]
         slopes = torch.stack([one.residuals - current.residuals for one in moved], dim=1)
-        slopes = slopes / _INCREMENT
+        slopes = (slopes / _INCREMENT).clamp(-_STEEPEST, _STEEPEST)
         gradient = [(one.error - current.error) / _INCREMENT for one in moved]
-        weights = 1 / (1 + slopes.square().sum(1, keepdim=True) / _STEEP**2)
-        information = ((weights * slopes).T @ slopes / n).tolist()
+        information = (slopes.T @ slopes / n).tolist()
         before = current.error
         for _ in range(_MAX_TRIES):
             damped = [
-                [value * (1 + damping * (i == j)) + 1e-9 * (i == j) for j, value in enumerate(row)]
+                [value + (damping * value + _LEAST) * (i == j) for j, value in enumerate(row)]
                 for i, row in enumerate(information)
             ]
             step = [max(-_MAX_MOVE, min(_MAX_MOVE, x)) for x in solve_linear(damped, gradient)]
