@@ -6,28 +6,35 @@ python -m benchmarks.study_bespoke --trial   # three steps, a few iterations, in
 
 A cell is a number of evaluations and the denoiser for which the solver was fitted. The search for
 the exact denoiser begins with UniPC at the times of benchmarks/study_spacings.json, and that for
-the network with the solver that was found there. Both are scored on the same points, used for
-nothing else. Cells that are in benchmarks/study_bespoke.json are not measured again.
+the network with the solver that was found there. It has many local minima: it begins several times,
+with some noise on all variables, and the best end is refined with more points. Solvers are scored
+on points that are used for nothing else. Cells that are in benchmarks/study_bespoke.json are not
+measured again.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from benchmarks.resumable import Results, run_study, training_settings
 from benchmarks.samplers import percent, with_error
 from benchmarks.study_spacings import FULL as SPACINGS
+from ddpm.core.compute import stream
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.reference.model_under_test import ModelUnderTest, load_model_under_test
 from ddpm.sampling.bespoke import BespokeSolver
 from ddpm.sampling.multistep import UniPC
 from ddpm.sampling.one_step import ODE
-from ddpm.studies.bespoke import fit_bespoke
+from ddpm.studies.bespoke import fit_bespoke, perturbed
 from ddpm.studies.reverse_kl import reverse_kl
 from stages.common.params import load_params
 from stages.common.paths import CHECKPOINTS, MODEL
 
 _FILE = Path("benchmarks/study_bespoke.json")
+# Standard deviation of the noise on the variables at the start.
+_DEVIATION = 0.02
 # Of the flow from which the network's own error is subtracted.
 _FLOW = ODE(tolerance=1e-4)
 
@@ -37,27 +44,30 @@ class Study(NamedTuple):
 
     Attributes:
         evaluations: Numbers of evaluations.
-        points: Points of the search.
-        iterations: Largest number of iterations of the search.
+        starts: Number of searches.
+        points: Points of each search, and of its refinement.
+        iterations: Largest number of iterations of each.
         scored: Points of the score.
         file: The results.
     """
 
     evaluations: Sequence[int]
-    points: int
+    starts: int
+    points: tuple[int, int]
     iterations: int
     scored: int
     file: Path
 
 
-FULL = Study((5, 6, 8), 8000, 60, 32_768, _FILE)
-TRIAL = Study((5,), 100, 2, 200, CHECKPOINTS / _FILE.name)
+FULL = Study((5,), 8, (3000, 8000), 40, 32_768, _FILE)
+TRIAL = Study((5,), 2, (50, 100), 2, 200, CHECKPOINTS / _FILE.name)
 
 
 def measure(study: Study) -> None:
     """Measure the cells that are not in the file of results."""
     settings = training_settings(load_params(), set()) | {
-        "points": study.points,
+        "starts": study.starts,
+        "points": list(study.points),
         "iterations": study.iterations,
         "scored": study.scored,
     }
@@ -70,8 +80,7 @@ def measure(study: Study) -> None:
         for name, denoiser in denoisers_of(model).items():
             key = f"{evaluations}/{name}"
             if key not in results.cells:
-                sizes = {"n": study.points, "iterations": study.iterations}
-                solver = fit_bespoke(model, denoiser, start, **sizes)
+                solver = search(model, denoiser, start, study)
                 cell = {
                     "times": list(solver.times),
                     "coefficients": [list(row) for row in solver.coefficients],
@@ -82,6 +91,23 @@ def measure(study: Study) -> None:
                 }
                 results.add(key, cell)
             start = solver_of(results.cells[key])
+
+
+def search(
+    model: ModelUnderTest, denoiser: Denoiser, start: BespokeSolver, study: Study
+) -> BespokeSolver:
+    """Fit a solver from several starts, and refine the best."""
+    few, many = study.points
+    ends = []
+    for k in tqdm(range(study.starts), desc="search", unit="start", disable=None):
+        generator = stream(model.seed, f"study_bespoke/start/{k}")
+        begin = perturbed(start, model.schedule, deviation=_DEVIATION, generator=generator)
+        end = fit_bespoke(model, denoiser, begin, n=few, iterations=study.iterations)
+        kl = reverse_kl(model, end, denoiser, end.times, n=many, name="study_bespoke/choose")
+        ends.append((kl.cut.value, k, end))
+        print(f"start {k}: {kl.cut.value:.3f} nats", flush=True)
+    *_, best = min(ends)
+    return fit_bespoke(model, denoiser, best, n=many, iterations=study.iterations)
 
 
 def denoisers_of(model: ModelUnderTest) -> dict[str, Denoiser]:

@@ -87,6 +87,15 @@ def fit_bespoke(
     return _solver(schedule, variables, len(start.times))
 
 
+def perturbed(
+    solver: BespokeSolver, schedule: Schedule, *, deviation: float, generator: torch.Generator
+) -> BespokeSolver:
+    """Add normal noise to all variables of the search, so that it may end elsewhere."""
+    variables = torch.tensor(_variables(schedule, solver), dtype=torch.float64)
+    noise = torch.randn(len(variables), dtype=torch.float64, generator=generator)
+    return _solver(schedule, (variables + deviation * noise).tolist(), len(solver.times))
+
+
 def _variables(schedule: Schedule, solver: BespokeSolver) -> list[float]:
     """Logarithms of the strides in log SNR, and the coefficients."""
     log_snrs = [schedule.log_snr_at(t) for t in solver.times]
