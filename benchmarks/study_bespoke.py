@@ -124,14 +124,14 @@ def score(
     model: ModelUnderTest, solver: BespokeSolver, denoiser: Denoiser, *, n: int
 ) -> dict[str, Any]:
     """KL(solver || truth) on other points, and its difference from that of the denoiser's flow."""
-    found = reverse_kl(model, solver, denoiser, solver.times, n=n, name="study_bespoke")
+    solver_kl = reverse_kl(model, solver, denoiser, solver.times, n=n, name="study_bespoke")
     start = [float(model.schedule.T)]
-    flow = reverse_kl(model, _FLOW, denoiser, start, n=n, name="study_bespoke")
+    flow_kl = reverse_kl(model, _FLOW, denoiser, start, n=n, name="study_bespoke")
     return {
-        "kl": found.value._asdict(),
-        "cut": found.cut._asdict(),
-        "above_flow": found.minus(flow)[1]._asdict(),
-        "folded": found.folded,
+        "kl": solver_kl.value._asdict(),
+        "cut": solver_kl.cut._asdict(),
+        "above_flow": solver_kl.minus(flow_kl)[1]._asdict(),
+        "folded": solver_kl.folded,
     }
 
 

@@ -99,11 +99,11 @@ class Guided:
     def with_jacobian(self, x_t: Points, t: Float[Tensor, "1"]) -> tuple[Points, Jacobians]:
         """Predict at one time for all points, and differentiate with respect to them."""
         if both := self._both:
-            halves = (values.chunk(2) for values in _with_jacobian(both, torch.cat((x_t, x_t)), t))
-            pairs = list(halves)
+            doubled = _with_jacobian(both, torch.cat((x_t, x_t)), t)
+            pairs = [values.chunk(2) for values in doubled]
         else:
-            values = [_with_jacobian(denoiser, x_t, t) for denoiser in (self.main, self.guide)]
-            pairs = list(zip(*values, strict=True))
+            separate = (_with_jacobian(denoiser, x_t, t) for denoiser in (self.main, self.guide))
+            pairs = list(zip(*separate, strict=True))
         prediction, jacobian = (guide + self.scale * (main - guide) for main, guide in pairs)
         return prediction, jacobian
 

@@ -113,7 +113,7 @@ class TrainedModel:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the labels that the network has learned; empty if it has none."""
-        return self.source.classes if self.description.train.drop_label is not None else ()
+        return learned_classes(self.source, self.description.train)
 
     def given(self, label: int | None) -> Denoiser:
         """Return the denoiser for one label; None is the null label, all of the data.
@@ -186,7 +186,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> TrainedM
         description = ModelDescription.model_validate_json(metadata["model"])
         source = description.dataset.resolve("dataset", SOURCES)
         network = description.network.resolve("network", NETWORKS).build(
-            description.diffusion.T, label_count(source, description.train)
+            description.diffusion.T, len(learned_classes(source, description.train))
         )
         weights = {name: _finite(file, f"ema.{name}") for name in network.state_dict()}
         network.load_state_dict(weights)
@@ -203,9 +203,9 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> TrainedM
     return TrainedModel(description, denoiser, source, Scaling(mean, float(scale)))
 
 
-def label_count(source: Dataset | PointFile, settings: TrainSettings) -> int:
-    """Number of labels that a network is trained with; 0 if they are not shown to it."""
-    return 0 if settings.drop_label is None else len(source.classes)
+def learned_classes(source: Dataset | PointFile, settings: TrainSettings) -> tuple[str, ...]:
+    """Names of the labels that a network is trained with; empty if they are not shown to it."""
+    return () if settings.drop_label is None else source.classes
 
 
 def _entry(kind: str, name: str, registry: Mapping[str, V]) -> V:

@@ -20,7 +20,12 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.sampling.bespoke import BespokeSolver
-from ddpm.studies.optimised_spacings import Evaluation, divergence_from_truth, solve_linear
+from ddpm.studies.optimised_spacings import (
+    Evaluation,
+    divergence_from_truth,
+    solve_linear,
+    times_of_strides,
+)
 
 _INCREMENT = 1e-5
 # Largest slope in the Fisher information.
@@ -58,13 +63,15 @@ def fit_bespoke(
     current, damping = evaluate(variables), 1e-2
     bar = tqdm(range(iterations), desc="fit", unit="iteration", disable=None)
     for _ in bar:
-        moved = [
+        shifted = [
             evaluate([value + _INCREMENT * (j == k) for j, value in enumerate(variables)])
             for k in range(len(variables))
         ]
-        slopes = torch.stack([one.residuals - current.residuals for one in moved], dim=1)
+        slopes = torch.stack(
+            [evaluation.residuals - current.residuals for evaluation in shifted], dim=1
+        )
         slopes = (slopes / _INCREMENT).clamp(-_STEEPEST, _STEEPEST)
-        gradient = [(one.error - current.error) / _INCREMENT for one in moved]
+        gradient = [(evaluation.error - current.error) / _INCREMENT for evaluation in shifted]
         information = (slopes.T @ slopes / n).tolist()
         before = current.error
         for _ in range(_MAX_TRIES):
@@ -104,10 +111,6 @@ def _variables(schedule: Schedule, solver: BespokeSolver) -> list[float]:
 
 
 def _solver(schedule: Schedule, variables: Sequence[float], steps: int) -> BespokeSolver:
-    strides, values = variables[: steps - 1], iter(variables[steps - 1 :])
-    log_snrs = itertools.accumulate(
-        (math.exp(stride) for stride in strides), initial=schedule.log_snr_at(schedule.T)
-    )
-    times = [float(schedule.T), *map(schedule.time_of_log_snr, list(log_snrs)[1:])]
+    times, values = times_of_strides(schedule, variables[: steps - 1]), iter(variables[steps - 1 :])
     rows = [tuple(itertools.islice(values, k + 2)) for k in range(steps)]
     return BespokeSolver(times=tuple(times), coefficients=tuple(rows))

@@ -183,7 +183,7 @@ def optimise(
     if not starts:
         # There is nothing to choose, or too little noise at T for a spacing in log SNR.
         return sampling_times("trailing", schedule, steps)
-    evaluations = in_parallel(lambda start: objective(_times(schedule, start)), starts)
+    evaluations = in_parallel(lambda start: objective(times_of_strides(schedule, start)), starts)
     best = min(range(len(starts)), key=lambda k: evaluations[k].error)
     strides, current, damping = starts[best], evaluations[best], 1e-2
     for _ in range(iterations):
@@ -203,8 +203,8 @@ def optimise(
                 stride - max(-_MAX_MOVE, min(_MAX_MOVE, move))
                 for stride, move in zip(strides, solve_linear(damped, gradient), strict=True)
             ]
-            if _times(schedule, moved)[-1] >= _EARLIEST:
-                new = objective(_times(schedule, moved))
+            if times_of_strides(schedule, moved)[-1] >= _EARLIEST:
+                new = objective(times_of_strides(schedule, moved))
                 if new.error < before:
                     break
             damping *= 4
@@ -213,7 +213,7 @@ def optimise(
         strides, current, damping = moved, new, damping / 4
         if before - current.error < _MIN_GAIN * abs(before):
             break
-    return [float(f"{t:.6g}") for t in _times(schedule, strides)]
+    return [float(f"{t:.6g}") for t in times_of_strides(schedule, strides)]
 
 
 def _power_strides(schedule: Schedule, steps: int, end: float, power: float) -> list[float] | None:
@@ -232,7 +232,7 @@ def _jacobian(
 
     def column(k: int) -> Residuals:
         moved = [stride + _INCREMENT * (k == j) for j, stride in enumerate(strides)]
-        difference = objective(_times(schedule, moved)).residuals - current.residuals
+        difference = objective(times_of_strides(schedule, moved)).residuals - current.residuals
         # Near a fold a residual is not smooth.
         return (difference / _INCREMENT).clamp(-_STEEPEST, _STEEPEST)
 
@@ -265,7 +265,7 @@ def solve_linear(
     return solution
 
 
-def _times(schedule: Schedule, strides: Sequence[float]) -> list[float]:
+def times_of_strides(schedule: Schedule, strides: Sequence[float]) -> list[float]:
     """Times from T on whose log SNRs are exp(stride) apart."""
     start = schedule.log_snr_at(schedule.T)
     log_snrs = itertools.accumulate((math.exp(stride) for stride in strides), initial=start)

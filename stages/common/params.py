@@ -58,8 +58,8 @@ def load_params(
             f"{path} holds {reprlib.repr(values)} but should be a mapping of parameters"
             f" ({', '.join(Params.model_fields)}); restore it with `git checkout {path}`"
         )
-    found = next((_FURTHER[section] for section in _FURTHER if section in values), Params)
-    params = validate(found if kind is TrainingParams else kind, values)
+    pipeline = next((_FURTHER[section] for section in _FURTHER if section in values), Params)
+    params = validate(pipeline if kind is TrainingParams else kind, values)
     refuse_contradictions(params)
     return cast(P, params)
 
