@@ -4,9 +4,10 @@ python -m benchmarks.study_spacings           # `make spacings-full`: measure wh
 python -m benchmarks.study_spacings --table   # print the table of docs/samplers.md
 python -m benchmarks.study_spacings --trial   # two short searches into checkpoints/
 
-A cell is a sampler with a number of evaluations. Its times are searched with many points until
-nothing is gained, and as the pipeline does; both are scored on the same points, used for nothing
-else. Cells that are in benchmarks/study_spacings.json are not measured again.
+A cell is a sampler with a number of evaluations. Its times are searched with many points and from
+several starts until nothing is gained, and as the pipeline does; both are scored on the same
+points, used for nothing else. Cells that are in benchmarks/study_spacings.json are not measured
+again.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ class Study(NamedTuple):
         samplers: Names of deterministic samplers.
         evaluations: Numbers of evaluations.
         points: Points of the search.
-        iterations: Largest number of iterations of the search.
+        iterations: Largest number of iterations of each descent.
+        descents: Number of descents.
         scored: Points of the score.
         file: The results.
     """
@@ -48,12 +50,13 @@ class Study(NamedTuple):
     evaluations: Sequence[int]
     points: int
     iterations: int
+    descents: int
     scored: int
     file: Path
 
 
-FULL = Study(("unipc", "dpmpp_2m"), (5, 6, 8, 10, 15, 20), 4000, 100, 32_768, _FILE)
-TRIAL = Study(("unipc",), (3, 4), 50, 2, 100, CHECKPOINTS / _FILE.name)
+FULL = Study(("unipc", "dpmpp_2m"), (5, 6, 8, 10, 15, 20), 4096, 100, 3, 32_768, _FILE)
+TRIAL = Study(("unipc",), (3, 4), 50, 2, 2, 100, CHECKPOINTS / _FILE.name)
 
 
 def measure(study: Study) -> None:
@@ -64,6 +67,7 @@ def measure(study: Study) -> None:
         "pipeline": {"points": search.n, "iterations": search.iterations},
         "points": study.points,
         "iterations": study.iterations,
+        "descents": study.descents,
         "scored": study.scored,
     }
     results = Results.resume(study.file, settings)
@@ -77,8 +81,8 @@ def measure(study: Study) -> None:
     for name, evaluations in tqdm(cells, desc="spacings", unit="search", disable=None):
         sampler = sampler_of(params, model.schedule, name)
         searches = {
-            "full": (study.points, study.iterations),
-            "pipeline": (search.n, search.iterations),
+            "full": (study.points, study.iterations, study.descents),
+            "pipeline": (search.n, search.iterations, 1),
         }
         cell = {
             key: search_and_score(model, sampler, evaluations, *sizes, scored=study.scored)
@@ -93,13 +97,14 @@ def search_and_score(
     steps: int,
     points: int,
     iterations: int,
+    descents: int,
     *,
     scored: int,
 ) -> dict[str, Any]:
     """Search times for the exact denoiser; returns them with their KL on other points."""
     denoiser = model.exact.denoiser
     objective = divergence_from_truth(model, sampler, denoiser, n=points)
-    times = optimise(objective, model.schedule, steps, iterations=iterations)
+    times = optimise(objective, model.schedule, steps, iterations=iterations, descents=descents)
     score = reverse_kl(model, sampler, denoiser, times, n=scored, name="study_spacings")
     return {"times": times, "kl": score.value._asdict(), "folded": score.folded, "mass": score.mass}
 

@@ -8,6 +8,7 @@ from stages.common.params import load_params
 from stages.common.paths import ARMS, ATTRIBUTION, MODEL, SPACINGS_FILE
 from stages.common.run import run
 from stages.common.sampler import sampler_of
+from stages.common.samples import read_samples
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
         model,
         sampler,
         times,
-        n=params.attribute_error.n,
+        read_samples()[: params.attribute_error.n].double(),
         block=params.sample.block,
         tolerance=params.attribute_error.tolerance,
     )

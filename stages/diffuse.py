@@ -20,7 +20,8 @@ from stages.common.tables import write_table
 # Fractions of T that the figure shows.
 _TIMES = (0, 0.05, 0.1, 0.25, 1)
 _FRAMES = 60
-_SHOWN = 3000
+# Points that are diffused, for the histogram of x_T, and those of them that the figures show.
+_DIFFUSED, _SHOWN = 20_000, 3000
 # Rows of the table of coefficients: enough for a plot, and few enough for git.
 _ROWS = 200
 
@@ -35,6 +36,8 @@ def main() -> None:
     times = [round(schedule.T * part) for part in _TIMES]
     # Most happens early, so frames are dense near the data.
     frames = sorted({round(schedule.T * (k / (_FRAMES - 1)) ** 2) for k in range(_FRAMES)})
+    gap = float(prior_gap(schedule, x0).mean())
+    x0 = x0[:_DIFFUSED]
     stepwise = diffuse(
         schedule, x0, {*times, *frames}, generator=stream(params.seed, "diffuse/stepwise")
     )
@@ -43,7 +46,6 @@ def main() -> None:
         q_sample(schedule, x0, t, torch.randn(x0.shape, dtype=x0.dtype, generator=generator))
         for t in times
     ]
-    gap = float(prior_gap(schedule, x0).mean())
     table = _coefficients(schedule)
 
     write_json(FORWARD, {"prior_gap": gap})

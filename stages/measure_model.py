@@ -27,7 +27,7 @@ from stages.common.tables import write_table
 
 # Rows of the curves over t: enough for a plot, and few enough for git.
 _ROWS = 150
-_MEMORY_TIMES, _MEMORY_POINTS = 40, 500
+_MEMORY_TIMES, _MEMORY_POINTS = 25, 500
 # Fractions of T at which the score is drawn, and the square on which, in model units.
 _SCORE_TIMES = (0.01, 0.05, 0.2, 0.6)
 _SCORE_REACH, _SCORE_GRID = 2.6, 53

@@ -1,13 +1,10 @@
 """Measure the samples against fresh true points, and gather all metrics."""
 
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from ddpm.core.compute import stream
-from ddpm.core.errors import UserError
 from ddpm.networks.model_file import load_model
 from ddpm.reference.curve_metrics import measure_on_curve, project
 from ddpm.reference.distances import DISTANCES
@@ -16,7 +13,6 @@ from ddpm.reference.model_under_test import ModelUnderTest
 from stages.common.files import (
     read_arrays,
     read_json,
-    read_points,
     reading,
     refuse_other_model,
     write_array,
@@ -30,12 +26,12 @@ from stages.common.paths import (
     METRICS,
     MODEL,
     OPTIMAL,
-    SAMPLES,
     SAMPLES_CSV,
     TRAJECTORIES,
     TRUTH,
 )
 from stages.common.run import run
+from stages.common.samples import read_samples
 from stages.common.tables import write_table
 
 # Points of each set in the plot that DVC renders in a browser.
@@ -47,11 +43,11 @@ def main() -> None:
     settings = load_params().measure_samples
     trained = load_model(MODEL)
     model = ModelUnderTest.from_model(trained)
-    sampled = torch.from_numpy(read_points(SAMPLES, stage="sample"))
+    sampled = read_samples()
     t, x, device = read_arrays(TRAJECTORIES, ("t", "x", "device"), stage="sample").values()
     forward = read_json(FORWARD, stage="diffuse")
     measured = read_json(MEASURED, stage="measure_model")
-    _require_same_model(sampled, torch.from_numpy(x), measured)
+    refuse_other_model(measured.pop("model", None), MODEL, MEASURED, stage="measure_model")
     samples = sampled[: settings.n].double()
     with reading(FORWARD, "diffuse"):
         prior_gap = float(forward["prior_gap"])
@@ -93,18 +89,6 @@ def main() -> None:
     x_values, y_values = torch.cat(list(shown.values())).T.tolist()
     sets = [name for name, points in shown.items() for _ in points]
     write_table(SAMPLES_CSV, {"x": x_values, "y": y_values, "set": sets})
-
-
-def _require_same_model(samples: Tensor, x: Tensor, measured: dict[str, Any]) -> None:
-    """Refuse samples, trajectories and measurements that are not all of the current model."""
-    made_with = read_arrays(TRAJECTORIES, ("model",), stage="sample")["model"]
-    refuse_other_model(str(made_with), MODEL, TRAJECTORIES, stage="sample")
-    if not torch.equal(samples[: x.shape[1]], x[-1]):
-        raise UserError(
-            f"{SAMPLES} holds other points than {TRAJECTORIES} ends with; make both again with"
-            " `dvc repro sample`"
-        )
-    refuse_other_model(measured.pop("model", None), MODEL, MEASURED, stage="measure_model")
 
 
 if __name__ == "__main__":

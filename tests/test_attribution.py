@@ -8,6 +8,7 @@ from exact_cases import NOISE, gaussian_model, shifted
 from ddpm.core.params import MeasureSamplesSettings
 from ddpm.reference.estimates import Mean
 from ddpm.reference.model_under_test import ModelUnderTest
+from ddpm.sampling.loop import draw_samples
 from ddpm.sampling.one_step import DDIM, DDPM
 from ddpm.sampling.sampler import Sampler
 from ddpm.sampling.spacings import sampling_times
@@ -26,7 +27,12 @@ SETTINGS = MeasureSamplesSettings(n=300, null_pairs=20, directions=8)
 
 def combinations_of(model: ModelUnderTest, sampler: Sampler, steps: int) -> dict[str, torch.Tensor]:
     times = sampling_times("trailing", model.schedule, steps)
-    return sample_combinations(model, sampler, times, n=600, block=300, tolerance=1e-4)
+    clean = model.fresh(600, "attribute/clean")
+    x = draw_samples(
+        sampler, model.denoiser, times, n=600, block=300, seed=model.seed, clean=clean
+    ).x
+    samples = model.scaling.to_data(x.double())
+    return sample_combinations(model, sampler, times, samples, block=300, tolerance=1e-4)
 
 
 def attribution_of(model: ModelUnderTest, sampler: Sampler, steps: int) -> dict[str, Any]:

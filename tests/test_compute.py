@@ -86,6 +86,18 @@ def test_shared_work_and_torchs_own_threads_fill_the_cores_once(
         assert in_parallel(work, range(3)) == [threading.get_ident()] * 3
 
 
+def test_work_inside_of_shared_work_stays_on_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "cores", lambda: 2)
+
+    def work(_: int) -> tuple[int, set[int]]:
+        return threading.get_ident(), set(in_parallel(lambda _: threading.get_ident(), range(4)))
+
+    threads = in_parallel(work, range(4))
+    assert all(inner == {outer} for outer, inner in threads)
+    # Afterwards, work is shared again.
+    assert threading.get_ident() not in in_parallel(lambda _: threading.get_ident(), range(4))
+
+
 def test_one_worker_serves_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "cores", lambda: 4)
     identities = in_parallel(lambda _: threading.get_ident(), range(4), torch.device("cuda"))

@@ -206,6 +206,7 @@ def test_what_was_made_with_another_model_is_refused(folder: Path) -> None:
     save_file(tensors, model, metadata=metadata)
     message = "{} was made with another model than the one now in models/"
     assert message.format("data/trajectories.npz") in refusal("measure_samples", folder)
+    assert message.format("data/trajectories.npz") in refusal("attribute_error", folder)
     run("sample", folder)
     assert message.format("data/measured.json") in refusal("measure_samples", folder)
     run("measure_model", folder)
@@ -228,6 +229,7 @@ def test_samples_of_another_run_are_refused(folder: Path) -> None:
     np.save(folder / "data/samples.npy", np.load(folder / "data/samples.npy")[::-1])
     message = "data/samples.npy holds other points than data/trajectories.npz ends with"
     assert message in refusal("measure_samples", folder)
+    assert message in refusal("attribute_error", folder)
 
 
 class Trap:

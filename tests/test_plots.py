@@ -15,7 +15,7 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from ddpm.plots import fields, forward, samplers, samples, training
-from ddpm.plots.style import save
+from ddpm.plots.style import animate, save
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.normal(size=(50, 2)).astype(np.float32)
@@ -184,6 +184,39 @@ def test_an_animation_has_every_frame_and_the_same_bytes_whatever_the_user_prefe
         before = dict(mpl.rcParams)
         assert gif(name, tmp_path) == content
         assert dict(mpl.rcParams) == before
+
+
+def test_frames_are_the_same_if_only_what_moves_is_drawn_anew(tmp_path: Path) -> None:
+    def frames(name: str, *, all_of_it: bool) -> list[np.ndarray]:
+        figure = Figure(figsize=(2, 2), layout="constrained")
+        axes = figure.subplots()
+        (dot,) = axes.plot([0], [0], "o")
+        axes.set(xlim=(-2, 2), ylim=(-2, 2))
+
+        def show(k: int) -> None:
+            dot.set_data([k / 4], [k / 8])
+            axes.set_title(f"frame {k}")
+
+        show(0)
+        path = tmp_path / f"{name}.gif"
+        animate(figure, show, 4, path, moving=() if all_of_it else [dot, axes.title])
+        # Nothing is missing afterwards.
+        save(figure, tmp_path / f"{name}.png")
+        images = []
+        with Image.open(path) as image:
+            for k in range(image.n_frames):
+                image.seek(k)
+                images.append(np.asarray(image.convert("RGB")))
+        with Image.open(tmp_path / f"{name}.png") as image:
+            images.append(np.asarray(image.convert("RGB")))
+        return images
+
+    moving, everything = frames("moving", all_of_it=False), frames("all", all_of_it=True)
+    assert len(moving) == len(everything) == 5
+    assert not np.array_equal(moving[0], moving[3])
+    for ours, theirs in zip(moving, everything, strict=True):
+        # Each frame has a palette of its own.
+        assert np.abs(ours.astype(int) - theirs.astype(int)).max() < 40
 
 
 @pytest.mark.parametrize("name", ["forward", "samples", "reverse", "trajectories", "few_steps"])

@@ -126,7 +126,10 @@ class MeasureSamplesSettings(Settings):
 
 
 class AttributeErrorSettings(Settings):
-    """Samples of each combination of denoiser and solver, and the converged solver's tolerance."""
+    """The converged solver's `tolerance`, and the samples of each combination: `n`, at most.
+
+    The combination of network and sampler has those of the stage `sample`, the others as many.
+    """
 
     n: AtLeastTwo
     tolerance: Tolerance

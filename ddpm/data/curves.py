@@ -20,6 +20,8 @@ ExactPoints = Float64[Tensor, "n 2"]
 
 # Nodes of the grid on which a minimum is first looked for.
 _GRID = 4001
+# Points whose distances to the grid are computed at once: they fit the cache of a core.
+_ROWS = 40
 _GOLDEN = (math.sqrt(5) - 1) / 2
 # The bracket, at first two cells of the grid, shrinks by 0.618 a step: after 60 steps it is below
 # the spacing of float64.
@@ -103,7 +105,7 @@ class Curve:
         """
         grid = self._grid
         nodes = self.points(grid)
-        nearest = torch.cat([distances(block, nodes).argmin(1) for block in x.split(1024)])
+        nearest = torch.cat([distances(block, nodes).argmin(1) for block in x.split(_ROWS)])
 
         def squared(u: Parameters) -> Parameters:
             return (self.points(u) - x).square().sum(1)

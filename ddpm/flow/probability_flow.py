@@ -29,7 +29,7 @@ Points = Float64[Tensor, "n d"]
 State = Float64[Tensor, "n _"]
 
 # Number of points that are integrated together, with the same steps.
-_BLOCK = 500
+_BLOCK = 2500
 
 
 def first_time(denoiser: Denoiser, noise: float) -> int:

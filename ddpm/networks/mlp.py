@@ -109,7 +109,7 @@ class ResidualMLP(Network):
     ) -> Float[Tensor, "batch 2"]:
         h = _affine(self.features(x_t, t, label), self.read_in)
         for block in self.blocks:
-            h = h + _affine(silu(h), block)
+            h = _affine(silu(h), block).add_(h)
         return _affine(silu(h), self.read_out)
 
     @torch.no_grad()
@@ -130,7 +130,7 @@ class ResidualMLP(Network):
         h, dh = _affine(features, self.read_in), _linear(tangents, self.read_in)
         for block in self.blocks:
             s, ds = silu(h), torch.ops.aten.silu_backward(dh, h)
-            h, dh = h + _affine(s, block), dh + _linear(ds, block)
+            h, dh = _affine(s, block).add_(h), _linear(ds, block).add_(dh)
         s, ds = silu(h), torch.ops.aten.silu_backward(dh, h)
         return _affine(s, self.read_out), _linear(ds, self.read_out).permute(1, 2, 0)
 

@@ -44,7 +44,7 @@ def forward_animation(frames: Frames, labels: Sequence[str], path: Path) -> None
         dots.set_data(*frames[k].T)
         axes.set_title(labels[k], family="monospace")
 
-    animate(figure, show, len(frames), path)
+    animate(figure, show, len(frames), path, moving=[dots, axes.title])
 
 
 @styled()

@@ -123,7 +123,7 @@ def reverse_animation(
             dots.set_data(*frames[k].T)
         panels[0].set_title(rf"$x_t$ at {labels[k]}", family="monospace")
 
-    animate(figure, show, len(x), path)
+    animate(figure, show, len(x), path, moving=[*clouds, panels[0].title])
 
 
 @styled()

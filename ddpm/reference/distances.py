@@ -17,32 +17,32 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ddpm.core.compute import distances, in_parallel
+from ddpm.core.compute import in_parallel
 from ddpm.core.params import MeasureSamplesSettings
 from ddpm.reference.estimates import Distance
 
 Points = Float64[Tensor, "n 2"]
 OtherPoints = Float64[Tensor, "m 2"]
 
-# Rows of distances that a thread computes at once: with 10,000 columns they fit its cache.
-_ROWS = 16
-# Rows in one task of a thread; a multiple of _ROWS.
-_BLOCK = 1024
-_DIRECTIONS_AT_ONCE = 16
+# Directions over which lengths are projected. The mean of |cos| over them is that over the half
+# circle to (pi / 64)^2 / 12 = 2e-4.
+_ENERGY_DIRECTIONS = 64
+_DIRECTIONS_AT_ONCE = 4
 
 
-def energy_distance(
-    x: Points, y: OtherPoints, y_within: Float64[Tensor, " m"] | None = None
-) -> Distance:
+def energy_distance(x: Points, y: OtherPoints) -> Distance:
     """Unbiased energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|.
 
     It is a U-statistic: no point is compared with itself, so that independent sets from the same
     distribution give 0 on average. Their distances are skewed, and more than half are negative.
 
+    A length is pi / 2 times its mean projection onto all directions, |v| = pi / 2 E|v . w|. In one
+    dimension, sorting gives the mean distances of all points, so that the cost is n log n and not
+    n^2. With 64 directions each length is exact to 2e-4 of itself.
+
     Args:
         x: At least two points.
         y: At least two points.
-        y_within: `mean_distances_within(y)`, to save time when it is already known.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -52,48 +52,50 @@ def energy_distance(
 
     References:
         Szekely & Rizzo 2013, eq. 6 (biased there, because it includes the diagonal).
+        Baringhaus & Franz 2004 (projections), https://doi.org/10.1016/S0047-259X(03)00079-4
     """
-    x_to_y, y_to_x = _mean_distances(x, y)
-    x_to_x = mean_distances_within(x)
-    y_to_y = mean_distances_within(y) if y_within is None else y_within
+    n, m = len(x), len(y)
+    points = torch.cat((x, y))
+    from_x = (torch.arange(n + m) < n).double()
+    counts = torch.arange(1, n + m + 1, dtype=torch.float64)
+
+    def sums(axes: Float64[Tensor, "k 2"]) -> Float64[Tensor, "2 both"]:
+        """Sums of the distances from each point to all x and to all points, over directions."""
+        z, order = _projected(points, axes).sort(1)
+        weights = from_x[order]
+        to_x = _sums_of_distances(z, weights.cumsum(1), (z * weights).cumsum(1))
+        to_all = _sums_of_distances(z, counts, z.cumsum(1))
+        unsorted = z.new_empty(2, *z.shape)
+        for target, values in zip(unsorted, (to_x, to_all), strict=True):
+            target.scatter_(1, order, values)
+        return unsorted.sum(1)
+
+    axes = _directions(_ENERGY_DIRECTIONS)
+    parts = in_parallel(sums, axes.split(_DIRECTIONS_AT_ONCE))
+    to_x, to_all = math.pi / 2 / len(axes) * torch.stack(parts).sum(0)
+    to_y = to_all - to_x
+    x_to_x, x_to_y = to_x[:n] / (n - 1), to_y[:n] / m
+    y_to_x, y_to_y = to_x[n:] / n, to_y[n:] / (m - 1)
     value = 2 * x_to_y.mean() - x_to_x.mean() - y_to_y.mean()
     # The influence of each point of x and of each point of y on the value.
-    f, g = 2 * (x_to_y - x_to_x), 2 * (y_to_x - y_to_y)
-    return Distance(float(value), f, g)
+    return Distance(float(value), 2 * (x_to_y - x_to_x), 2 * (y_to_x - y_to_y))
 
 
-def _mean_distances(
-    x: Points, y: OtherPoints
-) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " m"]]:
-    """Mean distance from each x to all y and from each y to all x, in bounded memory."""
-
-    def sums(block: Points) -> tuple[Tensor, Tensor]:
-        by_row, by_column = [], torch.zeros(len(y), dtype=torch.float64)
-        for rows in block.split(_ROWS):
-            block_distances = distances(rows, y)
-            by_row.append(block_distances.sum(1))
-            by_column += block_distances.sum(0)
-        return torch.cat(by_row), by_column
-
-    by_row, by_column = zip(*in_parallel(sums, x.split(_BLOCK)), strict=True)
-    return torch.cat(by_row) / len(y), torch.stack(by_column).sum(0) / len(x)
+def _sums_of_distances(
+    z: Float64[Tensor, "k n"], counts: Float64[Tensor, "*k n"], sums: Float64[Tensor, "k n"]
+) -> Float64[Tensor, "k n"]:
+    """Sum of |z_i - z_j| over some j, from how many of these are at most z_i, and their sums."""
+    return z * (2 * counts - counts[..., -1:]) - 2 * sums + sums[:, -1:]
 
 
-def mean_distances_within(x: Points) -> Float64[Tensor, " n"]:
-    """Mean distance from each point to all others. The distance of each pair is computed once."""
+def _directions(count: int) -> Float64[Tensor, "count 2"]:
+    """Unit vectors that are evenly spaced over the half circle."""
+    angles = math.pi / count * (torch.arange(count, dtype=torch.float64) + 0.5)
+    return torch.stack((angles.cos(), angles.sin()), dim=1)
 
-    def sums(block: range) -> Tensor:
-        total = torch.zeros(len(x), dtype=torch.float64)
-        for start in block[::_ROWS]:
-            stop = min(start + _ROWS, len(x))
-            block_distances = distances(x[start:stop], x[start:])
-            total[start:stop] += block_distances.sum(1)
-            total[stop:] += block_distances[:, stop - start :].sum(0)
-        return total
 
-    starts = range(len(x))
-    blocks = [starts[k : k + _BLOCK] for k in starts[::_BLOCK]]
-    return torch.stack(in_parallel(sums, blocks)).sum(0) / (len(x) - 1)
+def _projected(x: Points, axes: Float64[Tensor, "k 2"]) -> Float64[Tensor, "k n"]:
+    return axes[:, :1] * x[:, 0] + axes[:, 1:] * x[:, 1]
 
 
 def sliced_wasserstein(x: Points, y: OtherPoints, directions: int) -> Distance:
@@ -122,19 +124,18 @@ def sliced_wasserstein(x: Points, y: OtherPoints, directions: int) -> Distance:
     """
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} points and y has {len(y)}; pass sets of the same size")
-    angles = math.pi / directions * (torch.arange(directions, dtype=torch.float64) + 0.5)
-    axes = torch.stack((angles.cos(), angles.sin()), dim=1)
 
     def sums(axes: Float64[Tensor, "k 2"]) -> tuple[Tensor, Tensor, Tensor]:
-        p, p_order = (axes[:, :1] * x[:, 0] + axes[:, 1:] * x[:, 1]).sort(1)
-        q, q_order = (axes[:, :1] * y[:, 0] + axes[:, 1:] * y[:, 1]).sort(1)
+        p, p_order = _projected(x, axes).sort(1)
+        q, q_order = _projected(y, axes).sort(1)
         return (
             (p - q).square().mean(1).sum(),
             torch.zeros_like(p).scatter_(1, p_order, _potential(p, q)).sum(0),
             torch.zeros_like(q).scatter_(1, q_order, _potential(q, p)).sum(0),
         )
 
-    parts = zip(*in_parallel(sums, axes.split(_DIRECTIONS_AT_ONCE)), strict=True)
+    axes = _directions(directions).split(_DIRECTIONS_AT_ONCE)
+    parts = zip(*in_parallel(sums, axes), strict=True)
     squared, f, g = (torch.stack(part).sum(0) / directions for part in parts)
     value = math.sqrt(float(squared))
     # The derivative of the square root; the distance of a set from itself has no error.
@@ -160,7 +161,7 @@ class DistanceTo(Protocol):
 
 DISTANCES: dict[str, DistanceTo] = {
     "energy_distance": lambda truth, settings: partial(  # noqa: ARG005 - the energy distance has none
-        energy_distance, y=truth, y_within=mean_distances_within(truth)
+        energy_distance, y=truth
     ),
     "sliced_wasserstein": lambda truth, settings: partial(
         sliced_wasserstein, y=truth, directions=settings.directions

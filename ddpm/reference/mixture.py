@@ -89,7 +89,8 @@ def weighted_means(
     """Sum w_j = exp(x . slope_j + bias_j), as a logarithm, and the w-means of the columns."""
     exponents = torch.addmm(bias, x, slopes)
     largest = exponents.detach().amax(1, keepdim=True)
-    # Without the limit some terms would be denormal numbers, with which arithmetic is slow.
-    terms = (exponents - largest).clamp(min=_SMALLEST).exp()
+    # Without the limit some terms would be denormal numbers, with which arithmetic is slow. In
+    # place, since new memory for each matrix would take as long as the arithmetic.
+    terms = exponents.sub_(largest).clamp_(min=_SMALLEST).exp_()
     total = terms.sum(1)
     return largest[:, 0] + log(total), terms @ columns / total[:, None]

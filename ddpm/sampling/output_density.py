@@ -29,7 +29,7 @@ Points = Float64[Tensor, "n 2"]
 PerPoint = Float64[Tensor, " n"]
 
 # Points in one task of a thread.
-_BLOCK = 500
+_BLOCK = 2500
 # Tolerance of the flow's solver, relative to that of `ODE`: densities are less exact than points.
 _FINER = 0.1
 

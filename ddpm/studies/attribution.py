@@ -37,12 +37,12 @@ def sample_combinations(
     model: ModelUnderTest,
     sampler: Sampler,
     times: list[float],
+    samples: Points,
     *,
-    n: int,
     block: int,
     tolerance: float,
 ) -> dict[str, Points]:
-    """Draw samples with each combination of a denoiser and a method.
+    """Draw as many samples with each other combination of a denoiser and a method.
 
     The denoiser is the network or the exact one; the method is the sampler or a converged solver.
 
@@ -50,38 +50,35 @@ def sample_combinations(
         model: The model, and the exact distribution.
         sampler: The sampler whose error is measured.
         times: Decreasing times of its steps.
-        n: Samples of each combination.
+        samples: Samples of the network by this sampler, data units.
         block: Points sampled at once.
         tolerance: Tolerance of the converged solver.
 
     Returns:
-        Samples in data units by the name of the combination.
+        Samples in data units by the name of the combination, with `samples` among them.
     """
-    clean = model.fresh(n, "attribute/clean")
-
-    def by_sampler(denoiser: Denoiser) -> Points:
-        return draw_samples(
-            sampler,
-            denoiser,
-            times,
-            n=n,
-            block=block,
-            seed=model.seed,
-            device="cpu",
-            clean=clean,
-        ).x.double()
+    n = len(samples)
+    x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, "attribute/solver"))
 
     def by_solver(denoiser: Denoiser) -> Points:
-        return flow_samples(denoiser, x_T, noise=model.noise, tolerance=tolerance)
+        x = flow_samples(denoiser, x_T, noise=model.noise, tolerance=tolerance)
+        return model.scaling.to_data(x)
 
-    x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, "attribute/solver"))
-    combinations = {
-        SAMPLER_ALONE: by_sampler(model.exact.denoiser),
+    by_sampler = draw_samples(
+        sampler,
+        model.exact.denoiser,
+        times,
+        n=n,
+        block=block,
+        seed=model.seed,
+        clean=model.fresh(n, "attribute/clean"),
+    ).x
+    return {
+        SAMPLER_ALONE: model.scaling.to_data(by_sampler.double()),
         NETWORK_ALONE: by_solver(model.denoiser),
-        BOTH: by_sampler(model.denoiser),
+        BOTH: samples,
         NEITHER: by_solver(model.exact.denoiser),
     }
-    return {name: model.scaling.to_data(points) for name, points in combinations.items()}
 
 
 def attribute(

@@ -1,9 +1,6 @@
 """Fitting a sampler with few steps: times and coefficients that minimise KL(sampler || truth).
 
-The search descends as that of `ddpm.studies.optimised_spacings` does, by natural gradient: with v
-the log-ratio at each point, the matrix E[dv dv'] is the Fisher information of the output about the
-variables. Near a fold v has steep slopes at single points; they are bounded in the matrix, and the
-gradient is that of the objective itself.
+The search is natural gradient descent: see `ddpm.studies.natural_gradient`.
 
 References:
     Shaul et al. 2024 (bespoke non-stationary solvers), https://arxiv.org/abs/2403.01329
@@ -14,29 +11,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from tqdm import tqdm
 
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.sampling.bespoke import BespokeSolver
-from ddpm.studies.optimised_spacings import (
-    Evaluation,
-    divergence_from_truth,
-    solve_linear,
-    times_of_strides,
-)
+from ddpm.studies.natural_gradient import Evaluation, descend
+from ddpm.studies.optimised_spacings import divergence_from_truth, times_of_strides
 
-_INCREMENT = 1e-5
-# Largest slope in the Fisher information.
-_STEEPEST = 1e3
-# Added to the Fisher information. The estimate of x_0 at T is nearly the same everywhere, so that
-# its factors have next to none.
-_LEAST = 2e-4
-# Largest number of dampings that are tried in one iteration, and factor between them.
-_MAX_TRIES, _FACTOR = 14, 4.0
-# Largest change of a variable in one iteration.
-_MAX_MOVE = 1.0
 # Stop when an iteration reduces the objective by less than this fraction.
 _MIN_GAIN = 2e-4
 
@@ -60,38 +42,8 @@ def fit_bespoke(
         return divergence_from_truth(model, solver, denoiser, n=n)(solver.times)
 
     variables = _variables(schedule, start)
-    current, damping = evaluate(variables), 1e-2
-    bar = tqdm(range(iterations), desc="fit", unit="iteration", disable=None)
-    for _ in bar:
-        shifted = [
-            evaluate([value + _INCREMENT * (j == k) for j, value in enumerate(variables)])
-            for k in range(len(variables))
-        ]
-        slopes = torch.stack(
-            [evaluation.residuals - current.residuals for evaluation in shifted], dim=1
-        )
-        slopes = (slopes / _INCREMENT).clamp(-_STEEPEST, _STEEPEST)
-        gradient = [(evaluation.error - current.error) / _INCREMENT for evaluation in shifted]
-        information = (slopes.T @ slopes / n).tolist()
-        before = current.error
-        for _ in range(_MAX_TRIES):
-            damped = [
-                [value + (damping * value + _LEAST) * (i == j) for j, value in enumerate(row)]
-                for i, row in enumerate(information)
-            ]
-            step = [max(-_MAX_MOVE, min(_MAX_MOVE, x)) for x in solve_linear(damped, gradient)]
-            candidate = [value - change for value, change in zip(variables, step, strict=True)]
-            new = evaluate(candidate)
-            if new.error < before:
-                break
-            damping *= _FACTOR
-        else:
-            break
-        variables, current, damping = candidate, new, damping / _FACTOR
-        bar.set_postfix(objective=f"{current.error:.4f}")
-        if before - current.error < _MIN_GAIN * abs(before):
-            break
-    return _solver(schedule, variables, len(start.times))
+    fitted = descend(evaluate, variables, iterations=iterations, min_gain=_MIN_GAIN)
+    return _solver(schedule, fitted, len(start.times))
 
 
 def perturbed(

@@ -45,8 +45,8 @@ Points = Float64[Tensor, "n 2"]
 PerTime = Float64[Tensor, " times"]
 PerPoint = Float64[Tensor, " n"]
 
-# Points that one thread denoises together.
-_BLOCK = 250
+# Times in one task of a thread.
+_TIMES = 25
 
 
 class Errors(NamedTuple):
@@ -94,7 +94,7 @@ class DenoisingErrors:
 
 
 class _Sums(NamedTuple):
-    """For a block of points: sums over the points at each time, and over time for each point.
+    """For some of the times: sums over the points at each, and over these times for each point.
 
     `decoder` (without its constant) and `steps` are the terms of the bound; their columns are those
     of the model and of the exact denoiser.
@@ -103,10 +103,10 @@ class _Sums(NamedTuple):
     by_time: Float64[Tensor, "times 3"]
     nats_by_time: PerTime
     bound_by_time: PerTime
-    by_point: Float64[Tensor, "block 3"]
-    nats_by_point: Float64[Tensor, " block"]
-    decoder: Float64[Tensor, "block 2"]
-    steps: Float64[Tensor, "block 2"]
+    by_point: Float64[Tensor, "n 3"]
+    nats_by_point: PerPoint
+    decoder: Float64[Tensor, "n 2"]
+    steps: Float64[Tensor, "n 2"]
 
 
 def measure_denoising(
@@ -118,25 +118,26 @@ def measure_denoising(
         denoiser: The model's denoiser.
         exact: The exact denoiser, on the same schedule.
         x0: Fresh true points, model units.
-        seed: Seed of the noise; each block of points has its own stream.
+        seed: Seed of the noise.
 
     Returns:
         Errors and bounds. Standard errors should come from the values by point: the points are
         independent, the times are not.
     """
     schedule = denoiser.schedule
-    blocks = x0.split(_BLOCK)
-    with tqdm(total=len(blocks) * schedule.T, desc="denoise", unit="step", disable=None) as bar:
+    with tqdm(total=schedule.T, desc="denoise", unit="step", disable=None) as bar:
 
-        def denoise_block(numbered: tuple[int, Points]) -> _Sums:
-            number, block = numbered
-            generator = stream(seed, f"denoise/{number}")
-            return _denoise(denoiser, exact, block, generator=generator, tick=bar.update)
+        def denoise_at(times: range) -> _Sums:
+            generator = stream(seed, f"denoise/{times[0]}")
+            return _denoise(denoiser, exact, x0, times, generator=generator, tick=bar.update)
 
-        sums = in_parallel(denoise_block, enumerate(blocks))
+        times = range(1, schedule.T + 1)
+        sums = in_parallel(
+            denoise_at, [times[k : k + _TIMES] for k in range(0, len(times), _TIMES)]
+        )
     parts = list(zip(*sums, strict=True))
-    by_time, nats_by_time, bound_by_time = (sum(part) / len(x0) for part in parts[:3])
-    by_point, nats_by_point, decoder, steps = (torch.cat(part) for part in parts[3:])
+    by_time, nats_by_time, bound_by_time = (torch.cat(part) / len(x0) for part in parts[:3])
+    by_point, nats_by_point, decoder, steps = (torch.stack(part).sum(0) for part in parts[3:])
     log_variance = -float(schedule.log_snr[1])
     constant = x0.shape[1] * (math.log(2 * math.pi) + log_variance) / 2
     bound_by_time[0] += constant
@@ -157,6 +158,7 @@ def _denoise(
     denoiser: Denoiser,
     exact: Denoiser,
     x0: Points,
+    times: range,
     *,
     generator: torch.Generator,
     tick: Callable[[], object],
@@ -164,15 +166,15 @@ def _denoise(
     schedule, kind = denoiser.schedule, denoiser.prediction
     snr = schedule.log_snr.exp()
     sums = _Sums(
-        torch.zeros(schedule.T, 3).double(),
-        torch.zeros(schedule.T).double(),
-        torch.zeros(schedule.T).double(),
+        torch.zeros(len(times), 3).double(),
+        torch.zeros(len(times)).double(),
+        torch.zeros(len(times)).double(),
         torch.zeros(len(x0), 3).double(),
         torch.zeros(len(x0)).double(),
         torch.zeros(len(x0), 2).double(),
         torch.zeros(len(x0), 2).double(),
     )
-    for t in range(1, schedule.T + 1):
+    for k, t in enumerate(times):
         a, sigma = schedule.levels(t)
         eps = torch.randn(x0.shape, dtype=x0.dtype, generator=generator)
         x_t = q_sample(schedule, x0, t, eps)
@@ -182,7 +184,7 @@ def _denoise(
         # In the order of `Errors`.
         pairs = ((prediction, target), (exact_prediction, target), (prediction, exact_prediction))
         errors = torch.stack([_squared(*pair) for pair in pairs], dim=1) / x0.shape[1]
-        sums.by_time[t - 1] = errors.sum(0)
+        sums.by_time[k] = errors.sum(0)
         sums.by_point.add_(errors)
 
         # snr_0 is infinite; instead, the quadratic part of the decoder has the weight snr_1 / 2.
@@ -190,10 +192,10 @@ def _denoise(
         x0_hat, _ = kind.split(prediction, x_t, a, sigma)
         nats = weight * torch.stack([_squared(x0, x0_hat), _squared(x0, exact_x0)], dim=1)
         (sums.steps if t > 1 else sums.decoder).add_(nats)
-        sums.bound_by_time[t - 1] = nats[:, 0].sum()
+        sums.bound_by_time[k] = nats[:, 0].sum()
         excess = weight * _squared(x0_hat, exact_x0)
         sums.nats_by_point.add_(excess)
-        sums.nats_by_time[t - 1] = excess.sum()
+        sums.nats_by_time[k] = excess.sum()
         tick()
     return sums
 

@@ -11,7 +11,6 @@ spread of the means over the sets; it is several times below that of independent
 """
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,8 +18,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ddpm.core.compute import distances, in_parallel, log, stream
-from ddpm.core.errors import UserError
+from ddpm.core.compute import distances, in_parallel, log, sobol_normal, stream
 from ddpm.data.datasets import Dataset
 from ddpm.data.scaling import Scaling
 from ddpm.diffusion.denoiser import Denoiser, with_jumps
@@ -253,19 +251,6 @@ def class_divergence(
     x = exact.sample(n, 0, generator=stream(seed, "guidance/kl"))
     log_q = log_likelihood(denoiser, x, 0, tolerance=tolerance)
     return mean_of(exact.log_density(x, 0) - log_q)
-
-
-def sobol_normal(n: int, seed: int) -> Points:
-    """Scrambled Sobol points, mapped to N(0, I)."""
-    if n & (n - 1):
-        raise UserError(f"the number of Sobol points is {n} but should be a power of two")
-    uniform = torch.quasirandom.SobolEngine(2, scramble=True, seed=seed).draw(
-        n, dtype=torch.float64
-    )
-    # `torch.special.erfinv` calls MKL, whose last bit depends on the processor.
-    quantile = statistics.NormalDist().inv_cdf
-    normal = [quantile(u) for u in uniform.clamp(1e-12, 1 - 1e-12).flatten().tolist()]
-    return torch.tensor(normal, dtype=torch.float64).view(n, 2)
 
 
 def neighbour_entropies(x: Points) -> PerPoint:

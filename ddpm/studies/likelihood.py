@@ -11,12 +11,12 @@ from typing import Any
 from jaxtyping import Float64
 from torch import Tensor
 
+from ddpm.core.compute import in_parallel
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.flow.likelihood import log_likelihood
 from ddpm.reference.estimates import mean_of
 from ddpm.reference.model_under_test import ModelUnderTest
 
-Points = Float64[Tensor, "n 2"]
 PerPoint = Float64[Tensor, " n"]
 
 
@@ -44,22 +44,25 @@ def measure_likelihood(
     x_t = model.noised(x0, t, "measure/likelihood")
     subset = x_t[:n_exact]
 
-    def log_likelihood_of(denoiser: Denoiser, points: Points, tolerance: float) -> PerPoint:
-        return log_likelihood(denoiser, points, t, tolerance=tolerance)
+    def log_likelihood_of_subset(case: tuple[Denoiser, float]) -> PerPoint:
+        denoiser, tolerance = case
+        return log_likelihood(denoiser, subset, t, tolerance=tolerance)
 
     truth = model.exact.log_density(x_t, t)
-    network = log_likelihood_of(model.denoiser, x_t, tolerance)
-    exact = log_likelihood_of(model.exact.denoiser, subset, tolerance)
+    network = log_likelihood(model.denoiser, x_t, t, tolerance=tolerance)
     precise = tolerance / 100
+    exact = model.exact.denoiser
+    cases = [(model.denoiser, precise), (exact, precise), (exact, tolerance)]
+    network_precise, exact_precise, exact_log_density = in_parallel(log_likelihood_of_subset, cases)
     errors = {
-        "network": log_likelihood_of(model.denoiser, subset, precise) - network[:n_exact],
-        "exact": log_likelihood_of(model.exact.denoiser, subset, precise) - exact,
+        "network": network_precise - network[:n_exact],
+        "exact": exact_precise - exact_log_density,
     }
     return {
         "t": t,
         "nll": mean_of(-network - shift),
         "entropy": mean_of(-truth - shift),
         "kl": mean_of(truth - network),
-        "exact_kl": mean_of(truth[:n_exact] - exact),
+        "exact_kl": mean_of(truth[:n_exact] - exact_log_density),
         "solver_error": {name: mean_of(error) for name, error in errors.items()},
     }

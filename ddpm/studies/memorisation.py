@@ -128,18 +128,20 @@ def measure_memorisation(
     fresh = model.fresh(points, "measure/memory")
     distances = denoiser_distances(denoisers, fresh, times, seed=model.seed)
     comparison = Comparison(times, *distances.values())
-    log_likelihoods, log_ratios = {}, {}
-    for name, x0 in (("train", train[:n]), ("test", test[:n])):
+
+    def likelihood_of(named: tuple[str, Points]) -> tuple[Mean, Mean]:
+        name, x0 = named
         x_t = model.noised(x0, model.t, f"measure/memory/{name}")
         values = log_likelihood(model.denoiser, x_t, model.t, tolerance=tolerance)
-        log_likelihoods[name] = mean_of(values + model.scaling.log_jacobian)
         # The exact density explains most of the spread over points; the ratio is free of it.
-        log_ratios[name] = mean_of(values - model.exact.log_density(x_t, model.t))
-    gap = Mean(
-        log_ratios["train"].value - log_ratios["test"].value,
-        math.hypot(log_ratios["train"].se, log_ratios["test"].se),
-    )
-    return log_likelihoods | {"gap": gap} | comparison.by_range(), comparison.columns()
+        log_ratios = values - model.exact.log_density(x_t, model.t)
+        return mean_of(values + model.scaling.log_jacobian), mean_of(log_ratios)
+
+    sets = {"train": train[:n], "test": test[:n]}
+    likelihoods, (of_train, of_test) = zip(*in_parallel(likelihood_of, sets.items()), strict=True)
+    gap = Mean(of_train.value - of_test.value, math.hypot(of_train.se, of_test.se))
+    results = dict(zip(sets, likelihoods, strict=True)) | {"gap": gap} | comparison.by_range()
+    return results, comparison.columns()
 
 
 def denoiser_distances(

@@ -23,6 +23,7 @@ from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.sampling.output_density import output_density
 from ddpm.sampling.sampler import Sampler
 
+Points = Float64[Tensor, "n 2"]
 PerPoint = Float64[Tensor, " n"]
 
 _CUT = 30
@@ -78,7 +79,7 @@ def reverse_kl(
     n: int,
     name: str = "reverse_kl",
 ) -> ReverseKL:
-    """Measure a deterministic sampler on n points x_T, the same for all samplers of a model.
+    """Measure a deterministic sampler on n random x_T, the same for all samplers of a model.
 
     Args:
         model: Supplies the exact density of the data, which must have noise.
@@ -91,12 +92,23 @@ def reverse_kl(
     Raises:
         UserError: If the sampler adds noise, or the data have none and so no density.
     """
+    x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, name))
+    return reverse_kl_from(x_T, model, sampler, denoiser, times)
+
+
+def reverse_kl_from(
+    x_T: Points,
+    model: ModelUnderTest,
+    sampler: Sampler,
+    denoiser: Denoiser,
+    times: Sequence[float],
+) -> ReverseKL:
+    """Measure a deterministic sampler on given x_T from N(0, I); see `reverse_kl`."""
     if not model.noise > 0:
         raise UserError(
             "the noise of the data is 0, so that they have no density and KL is infinite; measure"
             " data with noise"
         )
-    x_T = torch.randn(n, 2, dtype=torch.float64, generator=stream(model.seed, name))
     output = output_density(sampler, denoiser, x_T, times)
     log_ratios = output.log_density - model.exact.log_density(output.x, 0)
     return ReverseKL(log_ratios, output.determinant < 0)

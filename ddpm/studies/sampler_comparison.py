@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm import tqdm
 
+from ddpm.core.compute import in_parallel
 from ddpm.core.params import CompareSamplersSettings, MeasureSamplesSettings
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.reference.distances import DISTANCES
@@ -30,8 +31,8 @@ from ddpm.studies.sampler_cells import Cell, plan, reference_cell
 
 Points = Float64[Tensor, "n 2"]
 
-# Points sampled at once; small enough that every core has work.
-_BLOCK = 1250
+# Points sampled at once.
+_BLOCK = 5000
 
 # Empty where the density of the samples is not known.
 DENSITY_COLUMNS = (
@@ -194,38 +195,39 @@ def compare(
         UserError: If a cell cannot run (see `is_valid`), or the reference is not among them.
     """
     reference = reference_cell(settings.reference, cells)
-    sampled = []
-    references: dict[str, Measurements] = {}
-    for cell in tqdm(cells, desc="compare", unit="cell", disable=None):
-        sampler, times = plan(cell, samplers, model.schedule, optimised)
-        denoisers = {"network": model.denoiser}
-        if cell.evaluations <= settings.exact_up_to or cell == reference:
-            denoisers["exact"] = model.exact.denoiser
-        has_density = (
-            sampler.deterministic
-            and model.noise > 0
-            and (cell.evaluations <= settings.density_up_to or cell == reference)
-        )
-        for name, denoiser in denoisers.items():
+    denoisers = {"network": model.denoiser, "exact": model.exact.denoiser}
+    pairs = [
+        (cell, name)
+        for cell in cells
+        for name in denoisers
+        if name == "network" or cell.evaluations <= settings.exact_up_to or cell == reference
+    ]
+    with tqdm(total=len(pairs), desc="compare", unit="cell", disable=None) as bar:
+
+        def sample(pair: tuple[Cell, str]) -> tuple[int, Points, Measurements]:
+            cell, denoiser = pair[0], denoisers[pair[1]]
+            sampler, times = plan(cell, samplers, model.schedule, optimised)
             points, evaluations = sample_cell(model, sampler, times, denoiser, settings.n)
             measurements = evaluator(points)
-            if has_density:
+            has_density = sampler.deterministic and model.noise > 0
+            if has_density and (cell.evaluations <= settings.density_up_to or cell == reference):
                 kl = reverse_kl(model, sampler, denoiser, times, n=settings.n_density)
                 # One step from pure noise leads to a single point, which has no density.
                 if bool(kl.log_ratios.isfinite().all()):
                     measurements = measurements._replace(reverse_kl=kl)
-            sampled.append((cell, name, evaluations, points, measurements))
-            if cell == reference:
-                references[name] = measurements
+            bar.update()
+            return evaluations, points, measurements
+
+        sampled = dict(zip(pairs, in_parallel(sample, pairs), strict=True))
     return [
         ComparedCell(
             cell,
             name,
             evaluations,
             points,
-            evaluator.metrics(measurements) | measurements.differences(references[name]),
+            evaluator.metrics(measurements) | measurements.differences(sampled[reference, name][2]),
         )
-        for cell, name, evaluations, points, measurements in sampled
+        for (cell, name), (evaluations, points, measurements) in sampled.items()
     ]
 
 

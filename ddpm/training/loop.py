@@ -123,7 +123,7 @@ def train(
                 step = progress.step
                 lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
                 loss = gradient(inputs, target)
-                norm = nn.utils.clip_grad_norm_([weights], settings.grad_clip)
+                norm = _clip(weights.grad, settings.grad_clip)  # type: ignore[arg-type]
                 optimizer.step()
                 # Start with a small decay; otherwise the initial weights dominate for long.
                 decay = min(settings.ema_decay, (1 + step) / (10 + step))
@@ -216,6 +216,17 @@ def _as_one_vector(network: nn.Module) -> nn.Parameter:
         parameter.data = weight.view_as(parameter)
         parameter.grad = gradient.view_as(parameter)
     return vector
+
+
+def _clip(gradient: Tensor, largest: float) -> Tensor:
+    """Scale a gradient in place so that its norm is at most `largest`; returns the norm before.
+
+    `nn.utils.clip_grad_norm_` gives the same bits on the CPU, but for a small network it takes a
+    twentieth of the training.
+    """
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    gradient.mul_((largest / (norm + 1e-6)).clamp(max=1))
+    return norm
 
 
 def _refuse_divergence(record: Record, settings: TrainSettings) -> None:
