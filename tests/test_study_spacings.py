@@ -9,7 +9,7 @@ from ddpm.sampling.multistep import UniPC
 
 def test_a_search_is_scored_on_other_points() -> None:
     model = gaussian_model(T=100)
-    found = [search_and_score(model, UniPC(), 4, 30, 2, scored=scored) for scored in (200, 400)]
+    found = [search_and_score(model, UniPC(), 4, 30, 2, 1, scored=scored) for scored in (200, 400)]
     assert found[0]["times"] == found[1]["times"]
     assert len(found[0]["times"]) == 4
     assert found[0]["kl"] != found[1]["kl"]
