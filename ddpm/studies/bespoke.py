@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import torch
 
+from ddpm.core.compute import sobol_normal
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.schedule import Schedule
 from ddpm.reference.model_under_test import ModelUnderTest
 from ddpm.sampling.bespoke import BespokeSolver
 from ddpm.studies.natural_gradient import Evaluation, descend
-from ddpm.studies.optimised_spacings import divergence_from_truth, times_of_strides
+from ddpm.studies.optimised_spacings import divergence_on, times_of_strides
 
 # Stop when an iteration reduces the objective by less than this fraction.
 _MIN_GAIN = 2e-4
@@ -36,14 +37,15 @@ def fit_bespoke(
         iterations: Largest number of iterations.
     """
     schedule, denoiser = model.schedule, denoiser.double()
+    x_T = sobol_normal(n, model.seed)
 
     def evaluate(variables: Sequence[float]) -> Evaluation:
         solver = _solver(schedule, variables, len(start.times))
-        return divergence_from_truth(model, solver, denoiser, n=n)(solver.times)
+        return divergence_on(x_T, model, solver, denoiser, solver.times)
 
     variables = _variables(schedule, start)
-    fitted = descend(evaluate, variables, iterations=iterations, min_gain=_MIN_GAIN)
-    return _solver(schedule, fitted, len(start.times))
+    end = descend(evaluate, variables, iterations=iterations, min_gain=_MIN_GAIN)
+    return _solver(schedule, end.variables, len(start.times))
 
 
 def perturbed(

@@ -34,6 +34,13 @@ _MAX_TRIES, _FACTOR = 14, 4.0
 _MAX_MOVE = 1.0
 
 
+class Descent(NamedTuple):
+    """Where a descent ended: the least error that was found, and the variables that have it."""
+
+    error: float
+    variables: list[float]
+
+
 class Evaluation(NamedTuple):
     """The error of a sampler.
 
@@ -53,7 +60,7 @@ def descend(
     *,
     iterations: int,
     min_gain: float,
-) -> list[float]:
+) -> Descent:
     """Change variables so that the error falls.
 
     Args:
@@ -61,9 +68,6 @@ def descend(
         variables: Where the search begins; they must be allowed.
         iterations: Largest number of iterations.
         min_gain: Stop when an iteration reduces the error by less than this fraction.
-
-    Returns:
-        The variables with the least error that was found.
 
     Raises:
         ValueError: If the search begins with variables that are not allowed.
@@ -95,7 +99,7 @@ def descend(
         bar.set_postfix(error=f"{current.error:.4f}")
         if gain < enough:
             break
-    return variables
+    return Descent(current.error, variables)
 
 
 def _derivatives(

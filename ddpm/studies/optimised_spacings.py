@@ -28,6 +28,7 @@ References:
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float64
@@ -104,22 +105,28 @@ def optimised_spacings(
 def divergence_from_truth(
     model: ModelUnderTest, sampler: Sampler, denoiser: Denoiser, *, n: int
 ) -> Objective:
-    """KL(sampler || truth) on n points, as the module describes it."""
-    x_T = sobol_normal(n, model.seed)
+    """KL(sampler || truth) on n Sobol points, as the module describes it."""
+    return partial(divergence_on, sobol_normal(n, model.seed), model, sampler, denoiser)
 
-    def evaluate(times: Sequence[float]) -> Evaluation:
-        measured = reverse_kl_from(x_T, model, sampler, denoiser, times)
-        v, w = measured.log_ratios, _POSITIVE_PART
-        inner = v.clamp(_LOWEST, _HIGHEST)
-        decay = torch.exp(-inner)
-        slopes = 1 - w * decay
-        errors = inner - w * (1 - decay) + slopes * (v - inner).clamp(max=0)
-        # Above the range: log(v / highest) with the same slope there.
-        above = (v / _HIGHEST).clamp(min=1)
-        errors = errors + _HIGHEST * slopes * log(above) + _HIGHEST * measured.reversed
-        return Evaluation(float(errors.mean()), v)
 
-    return evaluate
+def divergence_on(
+    x_T: Points,
+    model: ModelUnderTest,
+    sampler: Sampler,
+    denoiser: Denoiser,
+    times: Sequence[float],
+) -> Evaluation:
+    """KL(sampler || truth) on given points, as the module describes it."""
+    measured = reverse_kl_from(x_T, model, sampler, denoiser, times)
+    v, w = measured.log_ratios, _POSITIVE_PART
+    inner = v.clamp(_LOWEST, _HIGHEST)
+    decay = torch.exp(-inner)
+    slopes = 1 - w * decay
+    errors = inner - w * (1 - decay) + slopes * (v - inner).clamp(max=0)
+    # Above the range: log(v / highest) with the same slope there.
+    above = (v / _HIGHEST).clamp(min=1)
+    errors = errors + _HIGHEST * slopes * log(above) + _HIGHEST * measured.reversed
+    return Evaluation(float(errors.mean()), v)
 
 
 def distance_from_flow(
@@ -173,9 +180,8 @@ def optimise(
 
     errors = in_parallel(error_of, starts)
     best = sorted(range(len(starts)), key=errors.__getitem__)[:descents]
-    ends = [descend(evaluate, starts[k], iterations=iterations, min_gain=_MIN_GAIN) for k in best]
-    strides = min(ends, key=error_of) if len(ends) > 1 else ends[0]
-    return [float(f"{t:.6g}") for t in times_of_strides(schedule, strides)]
+    end = min(descend(evaluate, starts[k], iterations=iterations, min_gain=_MIN_GAIN) for k in best)
+    return [float(f"{t:.6g}") for t in times_of_strides(schedule, end.variables)]
 
 
 def _power_strides(schedule: Schedule, steps: int, end: float, power: float) -> list[float] | None:
